@@ -1,0 +1,30 @@
+"""Data sets by name: `create_dataset("NUDT-MIRSDT", root="data", split="test")` indexes a folder, reads no pixel."""
+
+from pathlib import Path
+
+from dataset import folder, irdst, irsatvideo_leo, nudt_mirsdt, rgbt_tiny, satvideo_irsdt  # noqa: F401
+from dataset.sequence import Sequence, SequenceSet
+from utils.errors import UserError
+from utils.registry import DATASETS, register_dataset
+
+
+def list_datasets() -> list[str]:
+    """The registered names, sorted."""
+    return DATASETS.names()
+
+
+def create_dataset(name: str, root: str | Path = "data", split: str = "test", **options) -> SequenceSet:
+    """Index one split of a data set on disk.
+
+    name:  a name of `list_datasets()`, in any spelling
+    root:  the data set's own folder or its parent
+    split: "train" or "test"
+    Raises UserError when the folder, the split list or a file is missing.
+    """
+    entry = DATASETS.check_options(name, {"root": root, "split": split, **options})
+    if split not in ("train", "test"):
+        raise UserError(f"there is no split {split!r}; known: train, test")
+    return entry.build(root=Path(root).expanduser(), split=split, **options)
+
+
+__all__ = ["Sequence", "SequenceSet", "create_dataset", "list_datasets", "register_dataset"]

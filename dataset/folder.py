@@ -1,0 +1,104 @@
+"""Anybody's own folder as a data set.
+
+A folder with `images/` is one sequence, or one per folder below `images/` that holds frames; a folder without
+is searched for such folders:
+
+    mine/images/0.png                       the sequence "mine"
+    mine/images/test/a/0.png                the sequence "test/a"
+    mine/b/images/0.png                     the sequence "b"
+
+Beside `images/` lies the truth, the first of these that is there, or none:
+
+    masks/, masks_centroid/                 image files, in the same folders as the frames
+    centroids.txt|csv, groundtruth.txt      a line per frame: row,col or row,col;row,col or nothing
+    boxes.csv                               header frame,x,y,w,h and a line per target; x,y: upper left corner
+    labels/*.xml, annotations/*.xml         Pascal VOC, a file per frame that has a target
+    *.json, json/*.json, annotations/*.json COCO
+    *.txt                                   a line per frame: path x1,y1,x2,y2,class x1,y1,x2,y2,class ...
+
+The files of points and boxes.csv serve a folder with one sequence. COCO and *.txt name the frames by their
+path below `images/`, and name all that are on disk. Frames are in natural order (2.png before 10.png).
+`train.txt` and `test.txt` with sequence names, in the root, make the splits.
+"""
+
+import os
+from pathlib import Path
+
+from dataset.folder_truth import FolderTruth
+from dataset.layout import is_image_name, list_images, read_lines, sequence_name, subfolders
+from dataset.sequence import Sequence, SequenceSet
+from utils.errors import UserError
+from utils.registry import register_dataset
+
+
+@register_dataset("Folder")
+def index(root: Path, split: str, box_origin: int = 0) -> SequenceSet:
+    """A folder of one's own; mean and std are measured, and sequences without truth are welcome.
+
+    box_origin: number of the first row and column in the files of points and boxes: 0, or 1 as MATLAB counts
+    Raises UserError when there are no frames, or when the truth does not fit them.
+    """
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; give a folder with images/ in it or below it")
+    if box_origin not in (0, 1):
+        raise UserError(f"box_origin is {box_origin}; coordinates count from 0 or from 1")
+    root = Path(os.path.abspath(root))  # "." has no name to call a sequence by
+    notes: list[str] = []
+    found = _find_sequences(root, box_origin, notes)
+    names = _select(tuple(found), root, split, notes)
+    sequences = tuple(_index_sequence(name, *found[name]) for name in names)
+    return SequenceSet("Folder", root, split, sequences, notes=tuple(notes))
+
+
+def _find_sequences(root: Path, box_origin: int, notes: list[str]) -> dict[str, tuple[FolderTruth, Path]]:
+    """For every sequence name the truth of its folder, and the place of its frames below `images/`."""
+    found = {}
+    for folder in _folders_with_images(root):
+        truth = FolderTruth(folder, box_origin, notes)
+        for leaf in _leaves(folder / "images"):
+            place = leaf.relative_to(folder / "images")
+            name = (folder.relative_to(root) / place).as_posix()
+            found[root.name if name == "." else name] = truth, place
+    if not found:
+        raise UserError(
+            f"there is no folder images/ in or below {root}; put the frames into <sequence>/images/"
+        )
+    return found
+
+
+def _folders_with_images(folder: Path) -> list[Path]:
+    if (folder / "images").is_dir():
+        return [folder]
+    return [found for below in subfolders(folder) for found in _folders_with_images(below)]
+
+
+def _leaves(folder: Path) -> list[Path]:
+    """`folder` if it holds image files or nothing, else the leaves of its folders."""
+    below = subfolders(folder)
+    if not below or any(is_image_name(path.name) for path in folder.iterdir()):
+        return [folder]
+    return [leaf for path in below for leaf in _leaves(path)]
+
+
+def _select(names: tuple[str, ...], root: Path, split: str, notes: list[str]) -> tuple[str, ...]:
+    """The names of the split in the order of its list, or all where there are no lists."""
+    chosen, other = (root / f"{part}.txt" for part in (split, {"train": "test", "test": "train"}[split]))
+    if not chosen.is_file():
+        if other.is_file():
+            raise UserError(f"there is {other} but no {chosen.name}; write its sequence names, one per line")
+        notes.append(f"there is no train.txt or test.txt in {root}; both splits are all its sequences")
+        return names
+    selected = []
+    for line in read_lines(chosen):
+        name = next((name for name in (line, sequence_name(line)) if name in names), None)
+        if name is None:
+            raise UserError(
+                f"{chosen} lists {line}, which is no sequence of {root}; known: {', '.join(names)}"
+            )
+        selected.append(name)
+    return tuple(dict.fromkeys(selected))
+
+
+def _index_sequence(name: str, truth: FolderTruth, place: Path) -> Sequence:
+    frames = list_images(truth.folder / "images" / place)
+    return Sequence(name, frames, **truth.of(place, frames))

@@ -1,0 +1,162 @@
+"""The pixels of one sequence: decoded on demand, from files or from a memory-mapped cache."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from dataset.io import gray_values, read_gray
+from dataset.sequence import Sequence
+from utils.errors import UserError
+
+STATISTICS_FRAMES = 32
+
+
+class SequenceFrames:
+    """Frames and truth of one sequence as arrays of one size.
+
+    resize:      (height, width) of images and masks, None keeps the files' size
+    mask_resize: "bicubic" or "nearest"
+    cache:       folder for memory-mapped copies, None decodes the files each time
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        resize: tuple[int, int] | None = None,
+        mask_resize: str = "bicubic",
+        cache: Path | None = None,
+    ):
+        self.sequence, self.resize, self.mask_resize, self.cache = sequence, resize, mask_resize, cache
+        self._maps: dict[str, np.ndarray] = {}
+        self._size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames."""
+        if self._size is None:
+            self._size = self._pixels("images", 0).shape
+        return self._size
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """Gray values 0..255 of frames start .. stop - 1, float32 [n, H, W]."""
+        return np.stack([gray_values(self._checked("images", i)) for i in range(start, stop)])
+
+    def masks(self, start: int, stop: int) -> np.ndarray:
+        """Masks of frames start .. stop - 1, uint8 [n, H, W] of 0 and 1."""
+        return np.stack([self.mask(i) for i in range(start, stop)])
+
+    def mask(self, index: int) -> np.ndarray:
+        """Mask of one frame, uint8 [H, W] of 0 and 1."""
+        return (self._checked("masks", index) > 0).astype(np.uint8)
+
+    def centroid_map(self, index: int) -> np.ndarray | None:
+        """What target-level metrics take as truth, [H, W]: file values where the data set has centroid maps,
+        else the mask, else 1 at each annotated point or box centre. None for a sequence without truth.
+        """
+        sequence = self.sequence
+        if sequence.centroids is not None:
+            pixels = self._checked("centroids", index)
+            return gray_values(pixels) / 255 if pixels.dtype == np.uint16 else pixels / np.float64(255)
+        if sequence.masks is not None:
+            return self.mask(index)
+        points = self.points(index)
+        if points is None:
+            return None
+        height, width = self.size
+        marks = np.zeros((height, width), np.uint8)
+        rows = np.clip(np.rint(points[:, 0]).astype(int), 0, height - 1)
+        cols = np.clip(np.rint(points[:, 1]).astype(int), 0, width - 1)
+        marks[rows, cols] = 1
+        return marks
+
+    def points(self, index: int) -> np.ndarray | None:
+        """Row and column of each annotated target [N, 2]: the points, or the centres of the boxes."""
+        if self.sequence.points is not None:
+            return self.sequence.points[index]
+        if self.sequence.boxes is not None:
+            x1, y1, x2, y2 = self.sequence.boxes[index].reshape(-1, 4).T
+            return np.stack([(y1 + y2 - 1) / 2, (x1 + x2 - 1) / 2], axis=1)
+        return None
+
+    def statistics(self) -> tuple[float, float]:
+        """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, STATISTICS_FRAMES).round().astype(int))
+        values = np.stack([gray_values(self._checked("images", i)) for i in chosen]).astype(np.float64)
+        return float(values.mean()), max(float(values.std()), 1e-3)
+
+    def build_cache(self) -> None:
+        """Decode whatever the cache does not hold yet."""
+        for kind in ("images", "masks"):
+            if self.cache is not None and getattr(self.sequence, kind) is not None:
+                self._map(kind)
+
+    # ---------------------------------------------------------------- private
+
+    def _checked(self, kind: str, index: int) -> np.ndarray:
+        pixels = self._pixels(kind, index)
+        if pixels.shape != self.size:
+            path, first = getattr(self.sequence, kind)[index], self.sequence.images[0]
+            raise UserError(
+                f"{path} is {pixels.shape[1]}x{pixels.shape[0]} but {first} is {self.size[1]}x{self.size[0]}; "
+                "frames and masks of a sequence must have one size"
+            )
+        return pixels
+
+    def _pixels(self, kind: str, index: int) -> np.ndarray:
+        if self.cache is not None and kind != "centroids":
+            return self._map(kind)[index]
+        return self._decode(kind, index)
+
+    def _decode(self, kind: str, index: int) -> np.ndarray:
+        method = "bicubic" if kind == "images" else self.mask_resize
+        return read_gray(getattr(self.sequence, kind)[index], self.resize, method)
+
+    def _map(self, kind: str) -> np.ndarray:
+        if kind not in self._maps:
+            path = self.cache / f"{self._fingerprint(kind)}.npy"
+            if not path.exists():
+                self._build(kind, path)
+            self._maps[kind] = np.load(path, mmap_mode="r")
+        return self._maps[kind]
+
+    def _fingerprint(self, kind: str) -> str:
+        """Changes with every path, size and time of change of the source files, and with the resizing."""
+        digest = hashlib.sha256(repr((kind, self.resize, self.mask_resize)).encode())
+        for path in getattr(self.sequence, kind):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                raise UserError(f"the image {path} is missing; copy the data set again") from None
+            digest.update(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:32]
+
+    def _build(self, kind: str, path: Path) -> None:
+        """Decode all frames into a temporary file and rename it: two processes may do so at once."""
+        first = self._decode(kind, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
+        os.close(handle)
+        try:
+            out = np.lib.format.open_memmap(temporary, "w+", first.dtype, (len(self), *first.shape))
+            for index in range(len(self)):
+                pixels = self._decode(kind, index)
+                if pixels.shape != first.shape or pixels.dtype != first.dtype:
+                    raise UserError(
+                        f"{getattr(self.sequence, kind)[index]} is {pixels.dtype} {pixels.shape}, the first frame "
+                        f"{first.dtype} {first.shape}; frames of a sequence must have one size and depth"
+                    )
+                out[index] = pixels
+            out.flush()
+            del out
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"cannot write the cache {path}: {error.strerror}; use another --cache_dir") from None
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)

@@ -1,0 +1,188 @@
+"""What the readers share: finding folders, listing frames in order, pairing masks, reading split lists.
+
+Folders are listed by os.scandir, which tells files from folders without a system call for each.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from dataset.sequence import Sequence
+from utils.errors import UserError
+from utils.registry import fold
+
+IMAGE_SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
+SHIPPED_LISTS = Path(__file__).parent / "splits"
+GIVE_FOLDER = "give the data set's folder or its parent"
+
+
+def natural_key(text: str) -> tuple:
+    """Sort key that counts: "2.png" comes before "10.png"."""
+    parts = re.split(r"(\d+)", text)
+    return [int(part) if part.isdecimal() else part for part in parts], text
+
+
+def is_image_name(name: str) -> bool:
+    """True for a visible file name with an image suffix, in any case."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in `folder`, in natural order."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
+    """The image files in `folder`, in natural order; `content` names them in errors.
+
+    Raises UserError when the folder is missing or empty, or when two files differ in the suffix alone.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the folder {folder} with the {content} is missing; complete the data set there")
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if is_image_name(entry.name) and entry.is_file()]
+    if not names:
+        raise UserError(f"there are no {content} in {folder}; put {', '.join(IMAGE_SUFFIXES)} files there")
+    names.sort(key=lambda name: natural_key(Path(name).stem))
+    for before, name in zip(names, names[1:], strict=False):
+        if Path(before).stem == Path(name).stem:
+            raise UserError(f"{folder} holds both {before} and {name}; keep one of them")
+    return tuple(folder / name for name in names)
+
+
+def find_root(root: Path, *names: str, remedy: str = GIVE_FOLDER) -> Path:
+    """The data set's folder: the one in `root` that bears one of `names` in any spelling, or `root` itself.
+
+    Raises UserError, which ends on `remedy`, when there is no folder `root`.
+    """
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; {remedy}")
+    wanted = {fold(name) for name in names}
+    return next((path for path in subfolders(root) if fold(path.name) in wanted), root)
+
+
+def find_below(folder: Path, *steps: str) -> Path | None:
+    """The folder at `folder`/step/step/..., in another case where this one is not there, or None."""
+    for step in steps:
+        exact = folder / step
+        if not exact.is_dir():
+            siblings = subfolders(folder)
+            exact = next((path for path in siblings if path.name.casefold() == step.casefold()), None)
+            if exact is None:
+                return None
+        folder = exact
+    return folder
+
+
+def listed_folder(folder: Path, *steps: str) -> Path:
+    """`find_below` for what a split list promises. Raises UserError when it is not there."""
+    found = find_below(folder, *steps)
+    if found is None:
+        missing = folder.joinpath(*steps)
+        raise UserError(
+            f"the split list asks for {missing}, which is missing; complete the data set or cut the list"
+        )
+    return found
+
+
+def require_layout(fits: bool, name: str, root: Path, looked_for: str, remedy: str = GIVE_FOLDER) -> None:
+    """Raise UserError unless `fits`: none of the layouts that were `looked_for` lies in `root`."""
+    if not fits:
+        raise UserError(f"{root} does not hold {name}: looked for {looked_for}; {remedy}")
+
+
+def pair(frames: tuple[Path, ...], others: tuple[Path, ...], content: str = "mask") -> tuple[Path, ...]:
+    """One of `others` for every frame, by position, both in natural order; names that agree pair by it, too.
+
+    The published loaders pair by position (DeepPro), and some sets number frames and masks differently.
+    Raises UserError naming the first file whose name has no partner when the counts differ.
+    """
+    if len(frames) == len(others):
+        return others
+    frame_stems, other_stems = ({path.stem for path in paths} for paths in (frames, others))
+    for path in frames:
+        if path.stem not in other_stems:
+            raise UserError(f"the frame {path} has no {content} of its name; add it or take the frame away")
+    stray = next(path for path in others if path.stem not in frame_stems)
+    raise UserError(
+        f"the {content} {stray} has no frame of its name; add the frame or take the {content} away"
+    )
+
+
+def index_sequence(name: str, images: Path, masks: Path, centroids: Path | None = None) -> Sequence:
+    """The sequence whose frames, masks and centroid maps lie in these folders.
+
+    Raises UserError when one of them is missing or empty, or when they do not pair.
+    """
+    frames = list_images(images)
+    return Sequence(
+        name,
+        frames,
+        masks=pair(frames, list_images(masks, "masks")),
+        centroids=centroids and pair(frames, list_images(centroids, "centroid maps"), "centroid map"),
+    )
+
+
+def index_listed(root: Path, names: Iterable[str], images: str, masks: str) -> tuple[Sequence, ...]:
+    """The sequences `names`; `images` and `masks` are places in `root`, with "*" for the sequence's name."""
+
+    def folder(place: str, name: str) -> Path:
+        return listed_folder(root, *place.replace("*", name).split("/"))
+
+    return tuple(index_sequence(name, folder(images, name), folder(masks, name)) for name in names)
+
+
+def sequence_name(line: str) -> str:
+    """The sequence that a line of a split list names, in every published form:
+
+    `Sequence1`, `252/1`, `Sequence1/Mix/00001.mat`, `Sequence1/images/00001.png` - the text before the "/"
+    `images/sequence1/0.png` (TSMSA) - the folder in `images`
+    `dataset/SatVideoIRSDT/val/000001/img/000001.png` (DTUM) - the folder around `img`
+    """
+    parts = line.replace("\\", "/").split("/")
+    if parts[0] == "images" and len(parts) > 1:
+        return parts[1]
+    if "img" in parts[1:]:
+        return parts[parts.index("img", 1) - 1]
+    return parts[0]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that are not blank, or the column `sequence` of a csv.
+
+    Raises UserError when there are none.
+    """
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if path.suffix == ".csv":
+        lines = [row["sequence"] for row in csv.DictReader(lines)]
+    kept = [line.strip() for line in lines if line.strip()]
+    if not kept:
+        raise UserError(f"the split list {path} is empty; write one sequence name per line")
+    return kept
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The sequence names of a split list, in its order, each once. Raises UserError when there are none."""
+    return tuple(dict.fromkeys(sequence_name(line) for line in read_lines(path)))
+
+
+def listed_sequences(
+    root: Path, lists: tuple[str, ...], shipped: str | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sequence names and notes: from the first of `lists` that lies in `root`, else from the `shipped` list.
+
+    Raises UserError when there is no list, or when it is empty.
+    """
+    for name in lists:
+        if (root / name).is_file():
+            return read_names(root / name), ()
+    if shipped is None:
+        raise UserError(
+            f"there is no {' or '.join(lists)} in {root}; write one sequence name per line into it"
+        )
+    note = f"{lists[0]} is missing in {root}; the published list that ships with the project is used"
+    return read_names(SHIPPED_LISTS / shipped), (note,)

@@ -1,0 +1,32 @@
+"""SatVideoIRSDT, the data of the SatVideoIRSTD challenge, as DeepPro and DTUM read it.
+
+    {train,val}/<sequence>/img/000001.png   {train,val}/<sequence>/mask/000001.png
+
+The lists are {train,val}.txt for DeepPro and {train,val}_list.txt for DTUM.
+"""
+
+from pathlib import Path
+
+from dataset.layout import find_root, index_listed, listed_sequences, require_layout
+from dataset.sequence import SequenceSet
+from utils.registry import register_dataset
+
+MEAN, STD = 111.47, 22.43  # DeepPro; DTUM's test loader takes 105.31, 26.08
+
+
+@register_dataset("SatVideoIRSDT")
+def index(root: Path, split: str) -> SequenceSet:
+    """SatVideoIRSDT: 1008 training sequences and parts, 200 test sequences, with masks.
+
+    The published tests run on the list `val`; nothing published reads the list `test`.
+    Raises UserError when the layout is not there, or something that the split list names is missing.
+    """
+    name = "SatVideoIRSDT"
+    root = find_root(root, name)
+    part = {"train": "train", "test": "val"}[split]
+    images, masks = f"{part}/*/img", f"{part}/*/mask"
+    require_layout((root / part).is_dir(), name, root, f"{images} with {masks}")
+    lists = (f"{part}.txt", f"{part}_list.txt")
+    names, notes = listed_sequences(root, lists, f"{name}/deeppro_{part}_sequences.txt")
+    sequences = index_listed(root, names, images, masks)
+    return SequenceSet(name, root, split, sequences, MEAN, STD, notes=notes)

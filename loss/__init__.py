@@ -1,0 +1,17 @@
+"""Losses by name, called with the model's raw dict and the target: `create_loss("SoftIoU")(raw, target)`."""
+
+from loss import bce, hard_mining, soft_iou  # noqa: F401
+from utils.registry import LOSSES, register_loss
+
+
+def list_losses() -> list[str]:
+    """The registered names, sorted."""
+    return LOSSES.names()
+
+
+def create_loss(name: str, **options):
+    """Build a loss: `loss(raw, target)` with raw["logits"] and target [B, T', H, W] in {0, 1} gives a scalar."""
+    return LOSSES.create(name, **options)
+
+
+__all__ = ["create_loss", "list_losses", "register_loss"]

@@ -1,0 +1,17 @@
+"""Metrics by name: pure counters with `update(prediction, truth)`, `compute()`, `merge(other)`, `reset()`."""
+
+from metrics import iou, shooting_rules  # noqa: F401
+from utils.registry import METRICS, register_metric
+
+
+def list_metrics() -> list[str]:
+    """The registered names, sorted."""
+    return METRICS.names()
+
+
+def create_metric(name: str, **options):
+    """Build a metric by name. Raises UserError for an unknown name or option."""
+    return METRICS.create(name, **options)
+
+
+__all__ = ["create_metric", "list_metrics", "register_metric"]

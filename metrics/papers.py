@@ -1,0 +1,36 @@
+"""Figures that papers, their READMEs and their logs state, to put beside one's own (papers.json)."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from utils.registry import fold
+
+
+def published_rows(dataset: str, model: str | None = None) -> list[dict[str, Any]]:
+    """The published rows of a data set, of all models or of one; empty where nothing is published.
+
+    Names are compared without case, '-' and '_'. A row has
+
+    dataset, model
+    group:  "all", or a named part of the data set such as "SNR<=3"
+    figures, those that the source states: pd_percent in 0..100; fa (false pixels / pixels), auc, iou, niou,
+            precision, recall and f1 in 0..1
+    rule:   how it was scored: a text, and the metric and options for `create_metric`, which are None where
+            this project lacks the rule or the source does not state its options
+    source: where the figures stand
+    note:   what limits a comparison, if anything
+    """
+    papers = read_papers()
+    return [
+        {**row, "rule": papers["rules"][row["rule"]], "source": papers["sources"][row["source"]]}
+        for row in papers["rows"]
+        if fold(row["dataset"]) == fold(dataset) and (model is None or fold(row["model"]) == fold(model))
+    ]
+
+
+@cache
+def read_papers() -> dict[str, Any]:
+    """The content of papers.json: rules and sources by key, and the rows that name them."""
+    return json.loads(Path(__file__).with_name("papers.json").read_text(encoding="utf-8"))

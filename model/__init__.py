@@ -1,0 +1,28 @@
+"""Detectors by name: `create_model("DeepPro", seq_len=40)`."""
+
+from torch import nn
+
+from model import deeppro, tophat  # noqa: F401
+from utils.registry import MODELS, register_model
+
+
+def list_models() -> list[str]:
+    """The registered names, sorted."""
+    return MODELS.names()
+
+
+def create_model(name: str, **overrides) -> nn.Module:
+    """Build a detector by name, with its paper's sizes unless `overrides` say otherwise.
+
+    The module takes float32 clips [B, C, T, H, W] and returns a dict of raw tensors; `decode(raw)` gives
+    probabilities [B, T', H, W]. It carries `name`, `options`, `recipe` and `rename` (see `utils.recipe` and
+    `utils.checkpoint`). Raises UserError for an unknown name or option.
+    """
+    entry = MODELS.check_options(name, overrides)
+    network = entry.build(**overrides)
+    network.name, network.options = entry.name, dict(overrides)
+    network.recipe, network.rename = entry.facts["recipe"], entry.facts["rename"]
+    return network
+
+
+__all__ = ["create_model", "list_models", "register_model"]

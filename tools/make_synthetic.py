@@ -1,0 +1,89 @@
+"""Write a synthetic infrared data set in NUDT-MIRSDT's layout: python tools/make_synthetic.py --preview"""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset.synthetic import SceneKnobs, write_dataset  # noqa: E402
+from utils.errors import run_command  # noqa: E402
+
+PREVIEW_SEQUENCES, PREVIEW_FRAMES = 6, 4  # rows and columns of the contact sheet
+PREVIEW_ZOOM = 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--out", default="data/Synthetic", help="folder to write")
+    parser.add_argument("--train_sequences", type=int, default=12, help="number of training sequences")
+    parser.add_argument("--test_sequences", type=int, default=4, help="number of test sequences")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same files")
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument(
+        "--overwrite", action=switch, default=False, help="replace an earlier synthetic data set"
+    )
+    parser.add_argument(
+        "--preview", action=switch, default=False, help="write preview.png, with targets circled"
+    )
+    scene = parser.add_argument_group("scene", "two values are a range: minimum and maximum")
+    for knob in fields(SceneKnobs):
+        flag, text = f"--{knob.name}", knob.metadata["help"]
+        if isinstance(knob.default, tuple):
+            kind = type(knob.default[0])
+            scene.add_argument(
+                flag, type=kind, nargs=2, metavar=("MIN", "MAX"), default=knob.default, help=text
+            )
+        else:
+            scene.add_argument(flag, type=type(knob.default), metavar="X", default=knob.default, help=text)
+    return parser
+
+
+def knobs_from(flags: argparse.Namespace) -> SceneKnobs:
+    values = {knob.name: getattr(flags, knob.name) for knob in fields(SceneKnobs)}
+    return SceneKnobs(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def preview_tile(sequence: Path, frame: str) -> Image.Image:
+    """One frame, enlarged, with a circle around each target."""
+    image = Image.open(sequence / "images" / frame).convert("RGB")
+    centroids = np.asarray(Image.open(sequence / "masks_centroid" / frame))
+    tile = image.resize((image.width * PREVIEW_ZOOM, image.height * PREVIEW_ZOOM), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(tile)
+    for row, col in (np.argwhere(centroids) + 0.5) * PREVIEW_ZOOM:
+        draw.circle((col, row), 6 * PREVIEW_ZOOM, outline=(255, 80, 80))
+    draw.text((4, 2), f"{sequence.name} {frame}", fill=(255, 255, 0))
+    return tile
+
+
+def write_preview(root: Path) -> Path:
+    """A contact sheet of the set at `root`: a sequence a row, its frames evenly spaced from first to last."""
+    sequences = sorted(root.glob("Sequence*"), key=lambda folder: int(folder.name.removeprefix("Sequence")))
+    rows = []
+    for sequence in sequences[:PREVIEW_SEQUENCES]:
+        names = sorted(path.name for path in (sequence / "images").iterdir())
+        picks = np.linspace(0, len(names) - 1, PREVIEW_FRAMES).round().astype(int)
+        rows.append(np.hstack([np.asarray(preview_tile(sequence, names[pick])) for pick in picks]))
+    path = root / "preview.png"
+    Image.fromarray(np.vstack(rows)).save(path)
+    return path
+
+
+def main() -> None:
+    flags = build_parser().parse_args()
+    write_dataset(
+        flags.out, knobs_from(flags), flags.train_sequences, flags.test_sequences, flags.seed, flags.overwrite
+    )
+    print(f"wrote {flags.train_sequences} training and {flags.test_sequences} test sequences to {flags.out}")
+    if flags.preview:
+        print(f"wrote {write_preview(Path(flags.out).expanduser())}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,277 @@
+"""Train detectors by name: `python train.py --model_names DeepPro --dataset_names NUDT-MIRSDT`."""
+
+import argparse
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from dataset import SequenceSet, create_dataset
+from dataset.clips import EpochBatches, TestVideo, TrainingClips
+from loss import create_loss
+from metrics import create_metric
+from model import create_model
+from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from utils.cli import add_recipe_flags, new_parser, reader_options, typed_settings
+from utils.device import pick_device
+from utils.engine import Progress, Stopped, StopRequest, fit, make_optimizer
+from utils.errors import UserError, run_command
+from utils.files import write_json
+from utils.pictures import overlay
+from utils.recipe import Recipe, flat, recipe_from_dict, resolve_recipe
+from utils.registry import DATASETS, MODELS
+from utils.runlog import Record, latest_run, new_run_folder
+from utils.scoring import figures, score_set
+from utils.seed import random_state, restore_random_state, set_seed
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = new_parser("Train detectors of infrared small moving targets.")
+    add_recipe_flags(parser, "epochs", "batch_size", "learning_rate", "seq_len", "patch_size", "sample_rate")
+    add_recipe_flags(parser, "optimizer", "loss", "threshold", "seed")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="continue a run: its folder or last.pth; without a value the newest run of the model and data set",
+    )
+    parser.add_argument("--num_workers", type=int, help="processes that load clips (default: half the cores, up to 4)")
+    parser.add_argument("--save_every", type=int, default=200, help="batches between saves of last.pth within an epoch")
+    return parser.parse_args(argv)
+
+
+class TrainingRun:
+    """One model on one data set: builds the parts, keeps the run's folder, saves and validates."""
+
+    def __init__(self, args: argparse.Namespace, model_name: str, dataset_name: str):
+        self.args, self.device = args, pick_device(args.device)
+        self.model_name = MODELS.entry(model_name).name
+        self.dataset_name = DATASETS.entry(dataset_name).name
+        saved = self.read_saved_run()
+        self.recipe = self.resolve(saved)
+
+        set_seed(self.recipe.seed)
+        self.model = create_model(self.model_name, **self.recipe.model).to(self.device)
+        self.loss = create_loss(self.recipe.loss, **self.recipe.loss_options)
+        self.optimizer = make_optimizer(self.model, self.recipe)
+        self.progress = Progress()
+        training, self.validation = self.read_data()
+        cache = args.cache_dir if args.cache else None
+        self.clips = TrainingClips(training, self.recipe.clip, self.recipe.sample_rate, self.recipe.seed, cache)
+        self.videos = [TestVideo(s, self.validation, self.recipe.clip, cache) for s in self.validation]
+        if saved:
+            self.restore(saved)
+        else:
+            self.folder = new_run_folder(args.log_dir, self.dataset_name, self.model_name)
+        self.record = Record(self.folder / "train.jsonl", self.progress.epoch)
+        self.board = SummaryWriter(str(self.folder), purge_step=self.progress.steps)
+        self.epoch_start = time.perf_counter()
+
+    # ---------------------------------------------------------------- what is trained, on what
+
+    def read_saved_run(self) -> dict[str, Any] | None:
+        if not self.args.resume:
+            return None
+        if self.args.resume == "latest":
+            self.folder = latest_run(Path(self.args.log_dir, self.dataset_name, self.model_name))
+        else:
+            path = Path(self.args.resume)
+            self.folder = path.parent if path.is_file() else path
+        saved = read_checkpoint(self.folder / "last.pth")
+        if (saved["model"], saved["dataset"]) != (self.model_name, self.dataset_name):
+            raise UserError(
+                f"{self.folder} trains {saved['model']} on {saved['dataset']}, not {self.model_name} on "
+                f"{self.dataset_name}; name these in --model_names and --dataset_names"
+            )
+        return saved
+
+    def resolve(self, saved: dict[str, Any] | None) -> Recipe:
+        typed = typed_settings(self.args)
+        if not saved:
+            return resolve_recipe(MODELS.entry(self.model_name).facts["recipe"], self.dataset_name, typed)
+        recipe = recipe_from_dict(saved["recipe"])
+        before = flat(recipe.to_dict())
+        for key, value in typed.items():
+            if key != "epochs" and before.get(key) != value:
+                raise UserError(
+                    f"the run in {self.folder} has {key}={before.get(key)}, which --resume cannot change to {value}; "
+                    "leave the flag out or start a new run"
+                )
+        return dataclasses.replace(recipe, epochs=typed.get("epochs", recipe.epochs))
+
+    def read_data(self) -> tuple[SequenceSet, SequenceSet]:
+        """(training, validation) sequences, as the recipe's `validation` says."""
+        options = reader_options(self.args)
+        training = create_dataset(self.dataset_name, self.args.dataset_dir, "train", **options)
+        for note in training.notes:
+            print(f"note: {note}")
+        if self.recipe.validation == "test":
+            print("best.pth is chosen on the test split, as published; --set validation=holdout keeps it unseen")
+            return training, create_dataset(self.dataset_name, self.args.dataset_dir, "test", **options)
+        chosen = set(range(self.recipe.holdout - 1, len(training), self.recipe.holdout))
+        if not chosen:
+            raise UserError(
+                f"{self.dataset_name} has {len(training)} training sequences, too few to hold out every "
+                f"{self.recipe.holdout}th; lower --set holdout="
+            )
+        held = tuple(s for i, s in enumerate(training) if i in chosen)
+        rest = tuple(s for i, s in enumerate(training) if i not in chosen)
+        return dataclasses.replace(training, sequences=rest), dataclasses.replace(training, sequences=held)
+
+    def make_loader(self) -> DataLoader:
+        workers = self.args.num_workers
+        if workers is None:
+            workers = min(4, (os.cpu_count() or 1) // 2)
+        return DataLoader(
+            self.clips,
+            batch_sampler=EpochBatches(len(self.clips), self.recipe.batch_size, self.recipe.seed),
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+            worker_init_fn=leave_interrupts_to_main,
+            generator=torch.Generator(),  # its own, so that the global one is the training's alone
+        )
+
+    # ---------------------------------------------------------------- saving, validating
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        load_weights(self.model, saved["weights"], self.folder / "last.pth")
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.progress = Progress(**saved["progress"])
+        restore_random_state(saved["random"])
+
+    def save(self, name: str, scores: dict[str, float] | None = None) -> None:
+        save_checkpoint(
+            self.folder / name,
+            {
+                "model": self.model_name,
+                "dataset": self.dataset_name,
+                "recipe": self.recipe.to_dict(),
+                "weights": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": dataclasses.asdict(self.progress),
+                "random": random_state(),
+                "scores": scores or {},
+            },
+        )
+
+    def after_batch(self, loss: float) -> None:
+        self.board.add_scalar("train/loss", loss, self.progress.steps)
+        if self.stop.asked or self.progress.batch % self.args.save_every == 0:
+            self.save("last.pth")
+        if self.stop.asked:
+            raise Stopped
+
+    def after_epoch(self, mean_loss: float, learning_rate: float) -> None:
+        train_seconds = time.perf_counter() - self.epoch_start
+        scores = self.validate()
+        iou = scores["iou"]
+        is_best = self.progress.best is None or iou >= self.progress.best
+        if is_best:
+            self.progress.best = iou
+        entry = {
+            "epoch": self.progress.epoch,
+            "loss": mean_loss,
+            "learning_rate": learning_rate,
+            **{k: scores[k] for k in ("pd", "fa", "auc", "iou")},
+            "train_seconds": round(train_seconds, 2),
+            "seconds": round(time.perf_counter() - self.epoch_start, 2),
+        }
+        self.record.add(entry)
+        for key in ("loss", "learning_rate", "pd", "fa", "auc", "iou"):
+            self.board.add_scalar(f"epoch/{key}", entry[key], self.progress.steps)
+        self.board.flush()
+        if is_best:
+            self.save("best.pth", scores)
+        self.save("last.pth", scores)
+        print(
+            f"epoch {self.progress.epoch:3d}/{self.recipe.epochs}  loss {mean_loss:.4f}  IoU {iou:.4f}  "
+            f"Pd {100 * scores['pd']:.2f} %  Fa {1e5 * scores['fa']:.2f}e-5  AUC {scores['auc']:.4f}  "
+            f"{entry['seconds']:.1f} s{'  best' if is_best else ''}",
+            flush=True,
+        )
+        self.epoch_start = time.perf_counter()
+        if self.stop.asked:
+            raise Stopped
+
+    def validate(self) -> dict[str, float]:
+        def show(video: TestVideo, index: int, probability: np.ndarray, truth: dict) -> None:
+            if video is self.videos[0] and index == len(video.frames) // 2:
+                image = video.originals.images(index, index + 1)[0]
+                picture = overlay(image, probability, truth["mask"], self.recipe.threshold, scale=2)
+                self.board.add_image("prediction", picture, self.progress.steps, dataformats="HWC")
+
+        groups, _ = score_set(self.model, self.videos, {}, self.new_metrics, self.device, show)
+        return figures(groups["all"], self.recipe.threshold)
+
+    def new_metrics(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {
+            "ShootingRules": create_metric("ShootingRules", match=recipe.match, exclude=recipe.exclude),
+            "IoU": create_metric("IoU", threshold=recipe.threshold),
+        }
+
+    def run(self) -> None:
+        write_json(self.folder / "recipe.json", {**self.describe(), "recipe": self.recipe.to_dict()})
+        print(f"{self.model_name} on {self.dataset_name}: {len(self.clips)} clips per epoch, run in {self.folder}")
+        print("recipe: " + ", ".join(f"{k}={v}" for k, v in flat(self.recipe.to_dict()).items()))
+        with StopRequest() as self.stop, self.board:
+            if self.progress.steps == 0:
+                self.save("last.pth")
+            self.epoch_start = time.perf_counter()
+            try:
+                fit(
+                    self.model,
+                    self.loss,
+                    self.optimizer,
+                    self.make_loader(),
+                    self.recipe,
+                    self.progress,
+                    self.device,
+                    self.after_batch,
+                    self.after_epoch,
+                )
+            except Stopped:
+                print(f"stopped after {self.progress.steps} steps; continue with:\n  {self.resume_command()}")
+                raise KeyboardInterrupt from None
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "model": self.model_name,
+            "dataset": self.dataset_name,
+            "dataset_dir": self.args.dataset_dir,
+            "device": str(self.device),
+            "torch": torch.__version__,
+        }
+
+    def resume_command(self) -> str:
+        data = f"--dataset_names {self.dataset_name} --dataset_dir {self.args.dataset_dir}"
+        return f"python train.py --model_names {self.model_name} {data} --resume {self.folder}"
+
+
+def leave_interrupts_to_main(_worker: int) -> None:
+    """Ctrl-C reaches every process; the main one alone decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if args.save_every < 1:
+        raise UserError(f"--save_every takes 1 or more, not {args.save_every}")
+    pairs = [(m, d) for d in args.dataset_names for m in args.model_names or ["DeepPro"]]
+    for model_name, dataset_name in pairs:
+        MODELS.entry(model_name), DATASETS.entry(dataset_name)
+    for model_name, dataset_name in pairs:
+        TrainingRun(args, model_name, dataset_name).run()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,172 @@
+"""The training loop and the evaluation loop. Neither knows a model, a data set, a loss or a metric by name."""
+
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.recipe import Recipe
+from utils.windows import WindowFusion
+
+
+@dataclass
+class Progress:
+    """How far a training run has come. Plain numbers, so that a checkpoint can hold them."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the epoch that runs
+    loss_sum: float = 0.0  # over those batches
+    steps: int = 0  # optimizer steps of the whole run
+    best: float | None = None  # the best validation score so far
+
+
+class Stopped(Exception):
+    """The user asked for an end; everything up to the last finished batch is saved."""
+
+
+class StopRequest:
+    """Inside `with`, Ctrl-C and SIGTERM only set `asked`; a second Ctrl-C ends the program at once."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_):
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam (betas 0.9, 0.999, eps 1e-8) or SGD with momentum, over all parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError(f"{model.name} has no parameters to train; it can only be tested")
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, recipe.learning_rate, recipe.momentum)
+    return torch.optim.Adam(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def train_step(model, loss, optimizer, batch: dict[str, Any], device: torch.device) -> float:
+    """One optimizer step. Raises UserError naming the batch, before any weight changes, if the loss is not finite."""
+    clip, target = (batch[k].to(device, non_blocking=True) for k in ("clip", "target"))
+    value = loss(model(clip), target)
+    number = value.item()
+    if not math.isfinite(number):
+        raise UserError(
+            f"the loss is {number} on the batch {', '.join(batch['name'])}; look at these frames, or lower "
+            "--learning_rate and continue from last.pth with --resume"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    optimizer.step()
+    return number
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable,
+    optimizer: torch.optim.Optimizer,
+    loader: Iterable,
+    recipe: Recipe,
+    progress: Progress,
+    device: torch.device,
+    after_batch: Callable[[float], None],
+    after_epoch: Callable[[float, float], None],
+) -> None:
+    """Train until recipe.epochs are done, continuing from `progress`.
+
+    loader:      serves the batches of the epoch that its batch_sampler's `epoch` and `start` say
+    after_batch: called with the loss of each batch; may raise Stopped
+    after_epoch: called with the epoch's mean loss and learning rate
+    """
+    for epoch in range(progress.epoch, recipe.epochs):
+        rate = recipe.learning_rate_at(epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, progress.batch
+        model.train()
+        title = f"epoch {epoch + 1}/{recipe.epochs}"
+        with tqdm(loader, title, unit="batch", initial=progress.batch, leave=False, disable=None) as bar:
+            bar.total = progress.batch + len(loader)
+            for batch in bar:
+                value = train_step(model, loss, optimizer, batch, device)
+                progress.batch, progress.steps = progress.batch + 1, progress.steps + 1
+                progress.loss_sum += value
+                bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+                after_batch(value)
+        mean_loss = progress.loss_sum / max(progress.batch, 1)
+        progress.epoch, progress.batch, progress.loss_sum = epoch + 1, 0, 0.0
+        after_epoch(mean_loss, rate)
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@torch.inference_mode()
+def predict_video(model: nn.Module, video, device: torch.device) -> Iterator[tuple[int, np.ndarray]]:
+    """(frame, probability [H, W] float32 at the original size) of every frame of a video, in order.
+
+    video: as dataset.clips.TestVideo. Overlapping windows are joined by their maximum.
+    """
+    model.eval()
+    fusion = WindowFusion()
+    for start, frames, clip in video:
+        probabilities = model.decode(model(clip.to(device, non_blocking=True)))[0, :frames].float().cpu().numpy()
+        for index, probability in fusion.add(start, probabilities):
+            yield index, video.restore(probability)
+    for index, probability in fusion.finish():
+        yield index, video.restore(probability)
+
+
+def evaluate(
+    model: nn.Module,
+    videos: Iterable,
+    new_metrics: Callable[[], dict[str, Any]],
+    device: torch.device,
+    on_frame: Callable[[Any, int, np.ndarray, dict], None] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score a model on videos: {sequence name: {metric name: metric}}, each metric updated once per frame.
+
+    A metric whose kind of truth a sequence lacks is left out for that sequence.
+    on_frame(video, index, probability, truth): sees every frame, to save or draw it.
+    """
+    scores = {}
+    for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
+        metrics = new_metrics()
+        for index, probability in predict_video(model, video, device):
+            truth = video.truth(index)
+            for name in [n for n in metrics if truth[metrics[n].truth] is None]:
+                del metrics[name]
+            for metric in metrics.values():
+                metric.update(probability, truth[metric.truth])
+            if on_frame:
+                on_frame(video, index, probability, truth)
+        scores[video.name] = metrics
+    return scores
+
+
+def merge_scores(
+    scores: dict[str, dict[str, Any]], new_metrics: Callable[[], dict[str, Any]], names: Iterable[str]
+) -> dict[str, Any]:
+    """One set of metrics over the named sequences: counters are summed, not figures averaged."""
+    total = new_metrics()
+    used = set()
+    for name in names:
+        for kind, metric in scores[name].items():
+            total[kind].merge(metric)
+            used.add(kind)
+    return {kind: metric for kind, metric in total.items() if kind in used}

@@ -1,0 +1,72 @@
+"""Which frames go together: training windows, test windows, and the fusion of overlapping predictions."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def overlap(length: int) -> int:
+    """Frames that consecutive test windows share, and the shortest training window: a tenth of the length."""
+    return max(int(length * 0.1), 1)
+
+
+def training_windows(frames: int, length: int, include_last: bool = False) -> list[tuple[int, int]]:
+    """(start, stop) of the windows that DeepPro draws its training clips from.
+
+    One window of the `length` frames before each frame i = overlap .. frames - 1, shorter at the beginning. The
+    published rule never uses the last frame; `include_last` adds the window that does.
+    """
+    ends = range(overlap(length), frames + 1 if include_last else frames)
+    return [(max(0, end - length), end) for end in ends]
+
+
+def test_windows(frames: int, length: int) -> list[tuple[int, int]]:
+    """(start, stop) of the windows that cover a sequence at test time, in order.
+
+    Consecutive windows share `overlap(length)` frames, the last is moved back to end with the sequence. A
+    sequence shorter than `length` is one short window (which the clip former pads).
+    """
+    if frames <= length:
+        return [(0, frames)]
+    shared = overlap(length) if length > 1 else 0
+    count = math.ceil((frames - shared) / (length - shared))
+    ends = [min(frames, (i + 1) * (length - shared) + shared) for i in range(count)]
+    return [(end - length, end) for end in ends]
+
+
+test_windows.__test__ = False  # not a test, whatever pytest makes of its name
+
+
+class WindowFusion:
+    """Joins per-frame predictions of overlapping windows by their elementwise maximum, frame after frame.
+
+    Holds no more than the frames that a later window may still change.
+    """
+
+    def __init__(self):
+        self._first = 0  # number of the first frame held
+        self._held: list[np.ndarray] = []
+
+    def add(self, start: int, predictions: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Take the window's predictions [n, ...] and yield (frame, prediction) of those that are final.
+
+        Windows come in order of their start; all frames before `start` are final.
+        """
+        while self._held and self._first < start:
+            yield self._first, self._held.pop(0)
+            self._first += 1
+        if not self._held:
+            self._first = start
+        for offset, prediction in enumerate(predictions):
+            place = start + offset - self._first
+            if place < len(self._held):
+                self._held[place] = np.maximum(self._held[place], prediction)
+            else:
+                self._held.append(prediction)
+
+    def finish(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield what is left after the last window."""
+        for offset, prediction in enumerate(self._held):
+            yield self._first + offset, prediction
+        self._held = []
