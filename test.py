@@ -1,4 +1,4 @@
-"""Test detectors by name: `python test.py --model_names DeepPro --dataset_names NUDT-MIRSDT --checkpoint best.pth`."""
+"""Test detectors by name: `python test.py --dataset_names NUDT-MIRSDT --checkpoint best.pth`."""
 
 import argparse
 import time
@@ -37,8 +37,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Test detectors of infrared small moving targets.")
     add_recipe_flags(parser, "seq_len", "threshold")
     add = parser.add_argument
-    add("--checkpoint", nargs="+", type=Path, default=[], help="checkpoints that train.py wrote; each names its model")
-    add("--official", nargs="+", type=Path, default=[], help="published weights, in the order of --model_names")
+    add(
+        "--checkpoint",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="checkpoints that train.py wrote; each names its model",
+    )
+    add(
+        "--official",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="published weights, in the order of --model_names",
+    )
     add("--split", choices=("test", "train"), default="test", help="which sequences")
     add(
         "--save_predictions",
@@ -86,7 +98,9 @@ def find_candidates(args: argparse.Namespace) -> list[Candidate]:
         elif official:
             candidates.append(Candidate(name, official=official.pop(0)))
         else:
-            raise UserError(f"{name} needs weights; give --checkpoint (from train.py) or --official (published)")
+            raise UserError(
+                f"{name} needs weights; give --checkpoint (from train.py) or --official (published)"
+            )
     if official:
         raise UserError(f"--official {official[0]} belongs to no model; name its model in --model_names")
     return candidates
@@ -142,11 +156,25 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
     seconds = time.perf_counter() - begin
     name = candidate.name
     measured = [
-        row(data.name, group, name, candidate.source, figures(metrics, recipe.threshold), rule(metrics, recipe.threshold))
+        row(
+            data.name,
+            group,
+            name,
+            candidate.source,
+            figures(metrics, recipe.threshold),
+            rule(metrics, recipe.threshold),
+        )
         for group, metrics in groups.items()
     ]
     per_sequence = [
-        row(data.name, s, name, candidate.source, figures(metrics, recipe.threshold), rule(metrics, recipe.threshold))
+        row(
+            data.name,
+            s,
+            name,
+            candidate.source,
+            figures(metrics, recipe.threshold),
+            rule(metrics, recipe.threshold),
+        )
         for s, metrics in sequences.items()
     ]
     published = published_table(data.name, name)
@@ -181,7 +209,9 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
 # ---------------------------------------------------------------- rows and files
 
 
-def row(dataset: str, group: str, model: str, source: str, values: dict[str, float], by: str) -> dict[str, str]:
+def row(
+    dataset: str, group: str, model: str, source: str, values: dict[str, float], by: str
+) -> dict[str, str]:
     """One line of the tables; what could not be scored stays '-'."""
 
     def show(key: str, factor: float, digits: int) -> str:
@@ -198,7 +228,11 @@ def published_table(dataset: str, model: str) -> list[dict[str, str]]:
     for entry in published_rows(dataset, model):
         values = {k: entry.get(k) for k in ("fa", "auc", "iou", "niou")}
         values["pd"] = entry["pd_percent"] / 100 if entry.get("pd_percent") is not None else None
-        rows.append(row(dataset, entry["group"], model, f"published: {entry['source']}", values, entry["rule"]["text"]))
+        rows.append(
+            row(
+                dataset, entry["group"], model, f"published: {entry['source']}", values, entry["rule"]["text"]
+            )
+        )
     return rows
 
 
@@ -264,7 +298,12 @@ def main(argv: list[str] | None = None) -> None:
         results[dataset] = [test_one(args, candidate, data) for candidate in candidates]
     folder = new_run_folder(args.log_dir, "tables")
     rows = [r for found in results.values() for one in found for r in one["rows"]]
-    rows += [r for found in results.values() for r in {o["name"]: o["published"] for o in found}.values() for r in r]
+    rows += [
+        r
+        for found in results.values()
+        for r in {o["name"]: o["published"] for o in found}.values()
+        for r in r
+    ]
     rows.sort(key=lambda r: (names.index(r["data set"]),))
     for style, suffix in (("markdown", "md"), ("csv", "csv")):
         write_atomically(folder / f"table.{suffix}", (format_table(rows, COLUMNS, style) + "\n").encode())

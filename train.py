@@ -41,10 +41,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="latest",
         metavar="RUN",
-        help="continue a run: its folder or last.pth; without a value the newest run of the model and data set",
+        help="continue a run: its folder or last.pth; without a value the newest of the model and data set",
     )
-    parser.add_argument("--num_workers", type=int, help="processes that load clips (default: half the cores, up to 4)")
-    parser.add_argument("--save_every", type=int, default=200, help="batches between saves of last.pth within an epoch")
+    parser.add_argument(
+        "--num_workers", type=int, help="clip-loading processes (default: half the cores, up to 4)"
+    )
+    parser.add_argument(
+        "--save_every", type=int, default=200, help="batches between saves of last.pth within an epoch"
+    )
     return parser.parse_args(argv)
 
 
@@ -65,7 +69,9 @@ class TrainingRun:
         self.progress = Progress()
         training, self.validation = self.read_data()
         cache = args.cache_dir if args.cache else None
-        self.clips = TrainingClips(training, self.recipe.clip, self.recipe.sample_rate, self.recipe.seed, cache)
+        self.clips = TrainingClips(
+            training, self.recipe.clip, self.recipe.sample_rate, self.recipe.seed, cache
+        )
         self.videos = [TestVideo(s, self.validation, self.recipe.clip, cache) for s in self.validation]
         if saved:
             self.restore(saved)
@@ -102,8 +108,8 @@ class TrainingRun:
         for key, value in typed.items():
             if key != "epochs" and before.get(key) != value:
                 raise UserError(
-                    f"the run in {self.folder} has {key}={before.get(key)}, which --resume cannot change to {value}; "
-                    "leave the flag out or start a new run"
+                    f"the run in {self.folder} has {key}={before.get(key)}, which --resume cannot change to "
+                    f"{value}; leave the flag out or start a new run"
                 )
         return dataclasses.replace(recipe, epochs=typed.get("epochs", recipe.epochs))
 
@@ -114,7 +120,7 @@ class TrainingRun:
         for note in training.notes:
             print(f"note: {note}")
         if self.recipe.validation == "test":
-            print("best.pth is chosen on the test split, as published; --set validation=holdout keeps it unseen")
+            print("best.pth is chosen on the test split, as published; --set validation=holdout avoids it")
             return training, create_dataset(self.dataset_name, self.args.dataset_dir, "test", **options)
         chosen = set(range(self.recipe.holdout - 1, len(training), self.recipe.holdout))
         if not chosen:
@@ -221,7 +227,7 @@ class TrainingRun:
 
     def run(self) -> None:
         write_json(self.folder / "recipe.json", {**self.describe(), "recipe": self.recipe.to_dict()})
-        print(f"{self.model_name} on {self.dataset_name}: {len(self.clips)} clips per epoch, run in {self.folder}")
+        print(f"{self.model_name} on {self.dataset_name}: {len(self.clips)} clips an epoch, in {self.folder}")
         print("recipe: " + ", ".join(f"{k}={v}" for k, v in flat(self.recipe.to_dict()).items()))
         with StopRequest() as self.stop, self.board:
             if self.progress.steps == 0:

@@ -1,4 +1,4 @@
-"""Data sets by name: `create_dataset("NUDT-MIRSDT", root="data", split="test")` indexes a folder, reads no pixel."""
+"""Data sets by name: `create_dataset("NUDT-MIRSDT", root="data", split="test")` indexes a folder."""
 
 from pathlib import Path
 

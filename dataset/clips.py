@@ -35,11 +35,11 @@ class TrainingClips(Dataset):
     """Clips for training, each a pure function of (seed, epoch, index), so that any run can be continued.
 
     One epoch has `sample_rate` x (number of windows) clips. For each, a window is drawn with a chance
-    proportional to its length over all sequences (published rule). A window shorter than the clip is filled up
-    with padding frames: at the end for an odd index, in front for an even one. A patch is then cut, with the
-    chance `target_crops` around a target of the middle frame, else anywhere.
+    proportional to its length over all sequences (published rule). A window shorter than the clip is filled
+    up with padding frames: at the end for an odd index, in front for an even one. A patch is then cut, with
+    the chance `target_crops` around a target of the middle frame, else anywhere.
 
-    Items: {"clip": float32 [C, T, h, w], "target": float32 [T, h, w] in {0, 1}, "name": "Sequence1[12:52]"}.
+    Items: {"clip": float32 [C, T, h, w], "target": [T, h, w] of 0 and 1, "name": "Sequence1[12:52]"}.
     """
 
     def __init__(
@@ -84,18 +84,18 @@ class TrainingClips(Dataset):
         padding = (0, short) if index % 2 else (short, 0)
         middle = (stop - start) // 2  # the published reference frame, whichever side is padded
         if self.spec.patch:
-            rows, cols = self._crop(masks[middle], draw, frames)
+            rows, cols = self._crop(masks[middle], draw, frames.sequence.name)
             images, masks = images[:, rows, cols], masks[:, rows, cols]
         images, masks = pad_frames(images, padding, self.spec.padding), pad_frames(masks, padding, "zeros")
         clip = torch.from_numpy(images)[None].repeat(self.spec.channels, 1, 1, 1)
         name = f"{frames.sequence.name}[{start}:{stop}]"
         return {"clip": clip, "target": torch.from_numpy(masks.astype(np.float32)), "name": name}
 
-    def _crop(self, mask: np.ndarray, draw: np.random.Generator, frames: SequenceFrames) -> tuple[slice, slice]:
+    def _crop(self, mask: np.ndarray, draw: np.random.Generator, name: str) -> tuple[slice, slice]:
         side = self.spec.patch
         if min(mask.shape) < side:
             raise UserError(
-                f"frames of {frames.sequence.name} are {mask.shape[1]}x{mask.shape[0]}, smaller than the patch "
+                f"frames of {name} are {mask.shape[1]}x{mask.shape[0]}, smaller than the patch "
                 f"of {side}; use --patch_size {min(mask.shape)} or less"
             )
         spare = 0 if self.spec.include_last else 1  # published: the last row and column are never in a patch
@@ -140,8 +140,8 @@ class EpochBatches:
 class TestVideo:
     """One sequence at test time: the windows to predict, and the truth to score them with.
 
-    Iterating gives (first frame, number of real frames, clip [1, C, T, H, W]) per window. Each frame is decoded
-    once; the next window is read while the current one is computed.
+    Iterating gives (first frame, number of real frames, clip [1, C, T, H, W]) per window. Each frame is
+    decoded once; the next window is read while the current one is computed.
     """
 
     __test__ = False  # not a test, whatever pytest makes of its name
@@ -174,7 +174,7 @@ class TestVideo:
         return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
 
     def truth(self, index: int) -> dict[str, np.ndarray | None]:
-        """The truth of one frame at its original size: "mask" [H, W] of 0 and 1, and "centroid_map" [H, W]."""
+        """The truth of a frame at its original size: "mask" [H, W] of 0 and 1, and "centroid_map" [H, W]."""
         has_mask = self.originals.sequence.masks is not None
         return {
             "mask": self.originals.mask(index) if has_mask else None,

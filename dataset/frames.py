@@ -104,7 +104,7 @@ class SequenceFrames:
             path, first = getattr(self.sequence, kind)[index], self.sequence.images[0]
             raise UserError(
                 f"{path} is {pixels.shape[1]}x{pixels.shape[0]} but {first} is {self.size[1]}x{self.size[0]}; "
-                "frames and masks of a sequence must have one size"
+                "all frames and masks of a sequence must have one size"
             )
         return pixels
 
@@ -147,16 +147,19 @@ class SequenceFrames:
             for index in range(len(self)):
                 pixels = self._decode(kind, index)
                 if pixels.shape != first.shape or pixels.dtype != first.dtype:
+                    source = getattr(self.sequence, kind)[index]
                     raise UserError(
-                        f"{getattr(self.sequence, kind)[index]} is {pixels.dtype} {pixels.shape}, the first frame "
-                        f"{first.dtype} {first.shape}; frames of a sequence must have one size and depth"
+                        f"{source} is {pixels.dtype} {pixels.shape}, the first frame {first.dtype} {first.shape}; "
+                        "all frames of a sequence must have one size and depth"
                     )
                 out[index] = pixels
             out.flush()
             del out
             os.replace(temporary, path)
         except OSError as error:
-            raise UserError(f"cannot write the cache {path}: {error.strerror}; use another --cache_dir") from None
+            raise UserError(
+                f"cannot write the cache {path}: {error.strerror}; use another --cache_dir"
+            ) from None
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)

@@ -41,7 +41,7 @@ class Sequence:
 class SequenceSet:
     """The sequences of one split of one data set, and the constants its papers use.
 
-    mean, std: gray-level statistics (0..255) for (x - mean) / std; None where they are measured from the frames
+    mean, std: gray-level statistics (0..255) for (x - mean) / std; None: each sequence's own
     subsets:   named groups of sequence names that are scored by themselves, such as "SNR<=3"
     notes:     what the user should know of how the set was found ("train.txt is missing, ...")
     """

@@ -10,7 +10,7 @@ def list_losses() -> list[str]:
 
 
 def create_loss(name: str, **options):
-    """Build a loss: `loss(raw, target)` with raw["logits"] and target [B, T', H, W] in {0, 1} gives a scalar."""
+    """Build a loss: `loss(raw, target)` of raw["logits"] and a target [B, T', H, W] in {0, 1} is a scalar."""
     return LOSSES.create(name, **options)
 
 

@@ -1,10 +1,10 @@
-"""DeepPro, DeepPro-Plus and DeepPro-Plus for moving scenes: detection from the temporal profile of each pixel.
+"""DeepPro, DeepPro-Plus and DeepPro-Plus for moving scenes: detection from the temporal profile of pixels.
 
 R. Li et al., "Probing Deep into Temporal Profile Makes the Infrared Small Target Detector Much Better",
 arXiv 2506.12766. A whole clip goes in, as many probability maps come out.
 
 In training the network runs module by module. In eval the batch norms are folded into the convolutions and
-DeepPro, which never mixes pixels before its pooling, runs in tiles of pixels that stay in the processor's cache.
+DeepPro, which never mixes pixels before its pooling, runs in tiles of pixels that stay in the CPU's cache.
 """
 
 import torch
@@ -39,14 +39,14 @@ class TimeConv(nn.Conv3d):
 
 
 def temporal_difference(weight: Tensor) -> Tensor:
-    """The kernel of the temporal difference convolution: 2 w[t] - w[t+1] - w[t-1], ends repeated; sums to 0."""
+    """Kernel of the temporal difference convolution: 2 w[t] - w[t+1] - w[t-1], ends repeated; sums to 0."""
     later = torch.cat([weight[:, :, 1:], weight[:, :, -1:]], dim=2)
     earlier = torch.cat([weight[:, :, :1], weight[:, :, :-1]], dim=2)
     return 2 * weight - later - earlier
 
 
 def spatial_difference(weight: Tensor) -> Tensor:
-    """The kernel of the spatial difference convolution: -w around the centre, the sum of all of w at the centre.
+    """Kernel of the spatial difference convolution: -w around the centre, the sum of all of w at the centre.
 
     The centre tap itself is in that sum, as published, so a constant image is not suppressed.
     """
@@ -122,7 +122,7 @@ class ResidualBlock(nn.Module):
         return F.relu_(self.bn3(self.conv3(y)) + self.shortcut(x))
 
     def fold(self):
-        """The block as a function with its batch norms folded in and conv3 + shortcut made one convolution."""
+        """The block as a function: batch norms folded in, conv3 and shortcut made one convolution."""
         (kernel1, bias1), (kernel2, bias2) = folded(self.conv1, self.bn1), folded(self.conv2, self.bn2)
         (kernel3, bias3), (kernel4, bias4) = folded(self.conv3, self.bn3), folded(*self.shortcut)
         out_kernel, out_bias = torch.cat([kernel3, kernel4], dim=1), bias3 + bias4
@@ -147,7 +147,7 @@ def fast_volume_conv(x: Tensor, kernel: Tensor, bias: Tensor, dilation: tuple[in
 
 
 class TemporalProfile(nn.Module):
-    """TPro: one learned L x L map over time per group of channels, the same for every pixel (paper, section III)."""
+    """TPro of the paper: one learned L x L map over time per group of channels, the same for every pixel."""
 
     def __init__(self, width: int, heads: int, length: int):
         super().__init__()
@@ -156,7 +156,7 @@ class TemporalProfile(nn.Module):
         self.mix = conv_norm_relu(TimeConv(width, width))
 
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """Per channel the matrix [C, L, L] and bias [C, L]; the published division by sqrt(L) is in the matrix."""
+        """Per channel the matrix [C, L, L], with the published division by sqrt(L) in it, and bias [C, L]."""
         channels = self.norm.num_features // len(self.maps)
         weight = torch.stack([m.weight for m in self.maps]) / self.maps[0].in_features ** 0.5
         bias = torch.stack([m.bias for m in self.maps])
@@ -211,7 +211,9 @@ def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, corners aligned, of every frame of x [B, C, T, h, w] to `size`."""
     if x.shape[-2:] == size:
         return x
-    return F.interpolate(x.flatten(1, 2), size=size, mode="bilinear", align_corners=True).view(*x.shape[:3], *size)
+    return F.interpolate(x.flatten(1, 2), size=size, mode="bilinear", align_corners=True).view(
+        *x.shape[:3], *size
+    )
 
 
 # ---------------------------------------------------------------- networks
@@ -233,7 +235,9 @@ class ClipDetector(nn.Module):
                 "build the model with the seq_len of the clips"
             )
         if min(clip.shape[-2:]) < self.smallest:
-            raise UserError(f"{type(self).__name__} needs frames of at least {self.smallest} x {self.smallest} pixels")
+            raise UserError(
+                f"{type(self).__name__} needs frames of at least {self.smallest} x {self.smallest} pixels"
+            )
         return {"logits": self.plain(clip) if self.training else self.fast(clip)}
 
     def decode(self, raw: dict[str, Tensor]) -> Tensor:
@@ -249,7 +253,7 @@ class DeepPro(ClipDetector):
     """DeepPro: computes along time only, on three spatial scales."""
 
     smallest = 4
-    tile_pixels = 512  # pixels per tile in eval on a CPU
+    tile_pixels = 2048  # pixels per tile in eval on a CPU, so that 32 channels of it fit the cache
 
     def __init__(self, seq_len: int = 40):
         super().__init__()
@@ -311,7 +315,9 @@ class DeepPro(ClipDetector):
     def _fuse_and_head(self, sums: list[Tensor], bias: Tensor) -> Tensor:
         size = sums[0].shape[-2:]
         frames = []
-        for first, second, third in zip(*(s.split(4, dim=2) for s in sums), strict=True):  # a few frames at a time
+        for first, second, third in zip(
+            *(s.split(4, dim=2) for s in sums), strict=True
+        ):  # a few frames at a time
             total = first + upsample(second, size) + upsample(third, size) + bias.view(1, -1, 1, 1, 1)
             frames.append(self.head(F.relu_(total))[0, 0])
         return torch.cat(frames)  # [L, H, W]
@@ -338,7 +344,8 @@ class DeepProPlus(ClipDetector):
         stem, blocks, profile = fold_stem(self.stem), fold_chain(self.level), self.profile.fold()
         reduce = folded(self.reduce[0], self.reduce[1])
         logits = [
-            self.head(F.relu_(conv_over_time(profile(blocks(stem(item[None]))), *reduce)))[0, 0] for item in clip
+            self.head(F.relu_(conv_over_time(profile(blocks(stem(item[None]))), *reduce)))[0, 0]
+            for item in clip
         ]
         return torch.stack(logits)
 
@@ -385,14 +392,18 @@ class DeepProPlusMoving(ClipDetector):
 
 
 def fold_stem(stem: nn.Sequential):
-    """A first convolution of one channel, folded, with its five frames as the channels of a 2-D convolution."""
+    """The first convolution, folded, its five frames being the channels of a 2-D convolution."""
     kernel, bias = folded(stem[0], stem[1])
     taps, size = kernel.shape[2], kernel.shape[-1]
 
     def run(clip: Tensor) -> Tensor:
         padded = F.pad(clip[0, 0], (0, 0, 0, 0, taps // 2, taps // 2))  # [L + 4, H, W]
         windows = torch.stack([padded[k : k + clip.shape[2]] for k in range(taps)], dim=1)  # [L, 5, H, W]
-        return F.relu_(F.conv2d(windows, kernel[:, 0], bias, padding=size // 2)).transpose(0, 1)[None].contiguous()
+        return (
+            F.relu_(F.conv2d(windows, kernel[:, 0], bias, padding=size // 2))
+            .transpose(0, 1)[None]
+            .contiguous()
+        )
 
     return run
 
@@ -454,6 +465,8 @@ def deeppro_plus(seq_len: int = 40) -> DeepProPlus:
     return DeepProPlus(seq_len)
 
 
-@register_model("DeepPro-Plus-Moving", aliases=("DeepPro-Plus_forMovingScenes",), recipe=RECIPE, rename=RENAME_MOVING)
+@register_model(
+    "DeepPro-Plus-Moving", aliases=("DeepPro-Plus_forMovingScenes",), recipe=RECIPE, rename=RENAME_MOVING
+)
 def deeppro_plus_moving(seq_len: int = 40) -> DeepProPlusMoving:
     return DeepProPlusMoving(seq_len)

@@ -17,14 +17,19 @@ FORMAT = "moving-irstd checkpoint, version 1"
 
 # NumPy scalars are all that the published files hold besides tensors and plain Python values.
 ALLOWED = [
-    (np.core.multiarray.scalar if np.lib.NumpyVersion(np.__version__) < "2.0.0" else np._core.multiarray.scalar, name)
+    (
+        np.core.multiarray.scalar
+        if np.lib.NumpyVersion(np.__version__) < "2.0.0"
+        else np._core.multiarray.scalar,
+        name,
+    )
     for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 ] + [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64))]
 WRAPPERS = ("model_state_dict", "state_dict", "model", "net")
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """The content of a torch file, tensors on the CPU; nothing but tensors and plain values is ever unpickled.
+    """The content of a torch file, on the CPU; nothing but tensors and plain values is ever unpickled.
 
     Raises UserError for a missing, truncated or foreign file, and for one that holds any other Python object.
     """
@@ -38,7 +43,9 @@ def read_torch_file(path: str | Path) -> Any:
         found = re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)`?", str(error))
         if found:
             what = f"holds the Python object {found.group(1)}, which is not a weight"
-            raise UserError(f"{path} {what}; it was refused unread, get the file from a source you trust") from None
+            raise UserError(
+                f"{path} {what}; it was refused unread, get the file from a source you trust"
+            ) from None
         raise UserError(f"{path} is not a checkpoint or is damaged; get it or write it again") from None
     except (RuntimeError, EOFError, KeyError, ValueError, OSError):
         raise UserError(f"{path} is truncated or is no torch file; get it or write it again") from None
@@ -67,7 +74,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Pat
     own = model.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or [k for k in own if own[k].shape != weights[k].shape]
     if wrong:
-        raise UserError(f"{source} holds the weights of another model or size ({wrong[0]} and {len(wrong) - 1} more)")
+        raise UserError(
+            f"{source} holds the weights of another model or size ({wrong[0]} and {len(wrong) - 1} more)"
+        )
     model.load_state_dict(weights)
 
 
@@ -78,7 +87,7 @@ def load_official(model: nn.Module, source: str | Path | dict[str, Any]) -> dict
     """Import published weights, strictly.
 
     source: a file, or the dict in it, or a bare state dict
-    Every published key is used or is named as unused by the model's rename table (a pattern that maps to None);
+    Every published key is used or is known as unused (the rename table maps its pattern to None);
     every parameter and running statistic of the model is filled exactly once; shapes agree. Counters of batch
     norms (num_batches_tracked) may be missing. Returns what else the file holds (epoch, score, ...).
     Raises UserError listing what is left over; the model is then unchanged.
@@ -122,7 +131,9 @@ def unwrap(content: Any, origin: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     facts = {k: v for k, v in content.items() if k != key and "optimizer" not in k} if key else {}
     stray = [k for k, v in weights.items() if not isinstance(v, Tensor)]
     if stray or not weights:
-        raise UserError(f"{origin} holds no state dict of tensors (found {', '.join(map(str, stray[:3])) or 'nothing'})")
+        raise UserError(
+            f"{origin} holds no state dict of tensors (found {', '.join(map(str, stray[:3])) or 'nothing'})"
+        )
     for prefix in ("module.", "model."):
         if all(k.startswith(prefix) for k in weights):
             weights = {k.removeprefix(prefix): v for k, v in weights.items()}
@@ -130,7 +141,7 @@ def unwrap(content: Any, origin: Any) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def rename_key(key: str, table: dict[str, str | None]) -> str | None:
-    """Our name for a published key: every pattern of the table is applied in order; None where it is unused."""
+    """Our name for a published key, by every pattern of the table in order; None where it is unused."""
     for pattern, replacement in table.items():
         if re.match(pattern, key):
             if replacement is None:

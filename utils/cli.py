@@ -16,7 +16,12 @@ RECIPE_FLAGS = {
     "sample_rate": ("sample_rate", float, "training clips per epoch as a share of all windows", ()),
     "optimizer": ("optimizer", str, "adam or sgd", ()),
     "loss": ("loss", str, "a name of list_losses()", ()),
-    "threshold": ("threshold", float, "probability at which IoU, Pd and Fa are quoted", ("--threshold_eval",)),
+    "threshold": (
+        "threshold",
+        float,
+        "probability at which IoU, Pd and Fa are quoted",
+        ("--threshold_eval",),
+    ),
     "seed": ("seed", int, "seed of everything random", ()),
 }
 
@@ -30,7 +35,14 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model_names", "--model", nargs="+", metavar="NAME", help="models, by name")
-    add("--dataset_names", "--dataset", nargs="+", metavar="NAME", default=["Synthetic"], help="data sets, by name")
+    add(
+        "--dataset_names",
+        "--dataset",
+        nargs="+",
+        metavar="NAME",
+        default=["Synthetic"],
+        help="data sets, by name",
+    )
     add(
         "--dataset_dir",
         "--datapath",
@@ -40,7 +52,12 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     )
     add("--log_dir", "--logpath", "--savepath", type=Path, default=Path("log"), help="where runs are written")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    add("--cache", action=argparse.BooleanOptionalAction, default=False, help="keep decoded frames on the disk")
+    add(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="keep decoded frames on the disk",
+    )
     add("--cache_dir", type=Path, default=Path("log/cache"), help="where --cache keeps them")
     add(
         "--set",
@@ -66,14 +83,21 @@ def add_recipe_flags(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         key, kind, text, spellings = RECIPE_FLAGS[name]
         parser.add_argument(
-            f"--{name}", *spellings, dest=name, type=kind, default=argparse.SUPPRESS, help=f"{text} (recipe: {key})"
+            f"--{name}",
+            *spellings,
+            dest=name,
+            type=kind,
+            default=argparse.SUPPRESS,
+            help=f"{text} (recipe: {key})",
         )
 
 
 def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the user typed of the recipe, by recipe key."""
     typed = {
-        key: getattr(args, name) for name, (key, *_) in RECIPE_FLAGS.items() if getattr(args, name, None) is not None
+        key: getattr(args, name)
+        for name, (key, *_) in RECIPE_FLAGS.items()
+        if getattr(args, name, None) is not None
     }
     typed.update(parse_setting(text) for text in args.settings)
     return typed

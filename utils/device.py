@@ -9,7 +9,7 @@ from utils.errors import UserError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` (the first GPU, else the CPU), `cpu`, `cuda` or `cuda:i`. Raises UserError for one that is not there."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:i`. Raises UserError for one that is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -21,7 +21,9 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto")
+            raise UserError(
+                f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto"
+            )
     else:
         keep_freed_memory()
     return device

@@ -1,4 +1,4 @@
-"""The training loop and the evaluation loop. Neither knows a model, a data set, a loss or a metric by name."""
+"""The training loop and the evaluation loop. Neither knows a model, data set, loss or metric by name."""
 
 import math
 import signal
@@ -61,7 +61,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def train_step(model, loss, optimizer, batch: dict[str, Any], device: torch.device) -> float:
-    """One optimizer step. Raises UserError naming the batch, before any weight changes, if the loss is not finite."""
+    """One optimizer step. A loss that is not finite raises UserError naming the batch, weights unchanged."""
     clip, target = (batch[k].to(device, non_blocking=True) for k in ("clip", "target"))
     value = loss(model(clip), target)
     number = value.item()
@@ -125,7 +125,9 @@ def predict_video(model: nn.Module, video, device: torch.device) -> Iterator[tup
     model.eval()
     fusion = WindowFusion()
     for start, frames, clip in video:
-        probabilities = model.decode(model(clip.to(device, non_blocking=True)))[0, :frames].float().cpu().numpy()
+        probabilities = (
+            model.decode(model(clip.to(device, non_blocking=True)))[0, :frames].float().cpu().numpy()
+        )
         for index, probability in fusion.add(start, probabilities):
             yield index, video.restore(probability)
     for index, probability in fusion.finish():

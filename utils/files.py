@@ -28,7 +28,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
         kept = "; what was saved there before is untouched" if path.exists() else ""
-        raise UserError(f"cannot write {path}: {error.strerror or error}{kept}; free some space or choose another folder") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}{kept}; free some space or choose another folder"
+        ) from None
     except BaseException:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)

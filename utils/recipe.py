@@ -136,7 +136,11 @@ def checked(key: str, value: Any) -> Any:
         return None
     kind = typing.get_args(wanted)[0] if optional else wanted
     if typing.get_origin(kind) is tuple:
-        fits = isinstance(value, tuple | list) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)
+        fits = (
+            isinstance(value, tuple | list)
+            and len(value) == 2
+            and all(type(v) is int and v > 0 for v in value)
+        )
         value = tuple(value) if fits else value
     elif kind is float:
         fits = isinstance(value, int | float) and not isinstance(value, bool) and value == value
@@ -162,7 +166,13 @@ def describe(kind: Any) -> str:
         return " or ".join(describe(k) for k in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return "two whole numbers like (256,256)"
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a word", type(None): "None"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "a word",
+        type(None): "None",
+    }
     return names[kind]
 
 

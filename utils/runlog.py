@@ -20,7 +20,9 @@ def new_run_folder(log_dir: Path, *names: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --log_dir") from None
+            raise UserError(
+                f"cannot make the folder {folder}: {error.strerror}; choose another --log_dir"
+            ) from None
     raise UserError(f"cannot find a free name for a run in {log_dir}")
 
 

@@ -29,7 +29,7 @@ def score_set(
 
 
 def figures(metrics: Metrics, threshold: float) -> dict[str, float]:
-    """The figures that tables show, at one threshold: pd, fa, auc, true, targets, false, pixels, iou, niou, ..."""
+    """The figures of the tables at one threshold: pd, fa, auc, true, targets, false, pixels, iou, ..."""
     out: dict[str, float] = {}
     if "ShootingRules" in metrics:
         curve = metrics["ShootingRules"].compute()

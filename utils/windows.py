@@ -14,8 +14,8 @@ def overlap(length: int) -> int:
 def training_windows(frames: int, length: int, include_last: bool = False) -> list[tuple[int, int]]:
     """(start, stop) of the windows that DeepPro draws its training clips from.
 
-    One window of the `length` frames before each frame i = overlap .. frames - 1, shorter at the beginning. The
-    published rule never uses the last frame; `include_last` adds the window that does.
+    One window of the `length` frames before each frame i = overlap .. frames - 1, shorter at the beginning.
+    The published rule never uses the last frame; `include_last` adds the window that does.
     """
     ends = range(overlap(length), frames + 1 if include_last else frames)
     return [(max(0, end - length), end) for end in ends]

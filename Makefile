@@ -1,0 +1,35 @@
+# `make demo`: from nothing to a trained, tested detector. `make test`: the tests. Both make .venv first.
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+DEMO_DATA := data/Synthetic
+DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 --set step_size=4
+
+.PHONY: demo test test-slow lint clean
+
+.venv/ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(DEMO_DATA)/synthetic.json: | .venv/ready
+	$(RUN) tools/make_synthetic.py --out $(DEMO_DATA) --preview
+
+demo: .venv/ready $(DEMO_DATA)/synthetic.json
+	$(RUN) train.py --model_names DeepPro --dataset_names Synthetic --log_dir log/demo $(DEMO_TRAIN)
+	$(RUN) test.py --model_names DeepPro TopHat --dataset_names Synthetic --log_dir log/demo \
+		--checkpoint "$$(ls -d log/demo/Synthetic/DeepPro/*/best.pth | tail -n 1)" --save_overlays
+
+test: .venv/ready
+	$(RUN) -m pytest
+
+test-slow: .venv/ready
+	$(RUN) -m pytest -m slow
+
+lint: .venv/ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache
