@@ -2,19 +2,16 @@
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import nn
 
 from dataset import SequenceSet, create_dataset
 from dataset.clips import TestVideo
-from metrics import create_metric
+from metrics import mask_metrics
 from metrics.papers import published_rows
 from metrics.table import format_table
 from model import create_model
@@ -23,14 +20,22 @@ from utils.cli import add_recipe_flags, new_parser, reader_options, typed_settin
 from utils.device import pick_device
 from utils.errors import UserError, run_command
 from utils.files import write_atomically, write_json
-from utils.pictures import Shot, overlay_sheet, roc_picture
 from utils.recipe import Recipe, flat, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
+from utils.report import (
+    BRIEF,
+    COLUMNS,
+    FORMATS,
+    Row,
+    all_of,
+    overlay_saver,
+    prediction_saver,
+    published_row,
+    row,
+    write_roc,
+)
 from utils.runlog import new_run_folder
 from utils.scoring import curve, figures, rule, score_set
-
-COLUMNS = ("data set", "group", "model", "figures of", "Pd %", "Fa 1e-5", "AUC", "IoU", "nIoU", "rule")
-SHEET_FRAMES = 6
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -128,162 +133,72 @@ def load_candidate(candidate: Candidate, dataset: str, typed: dict[str, Any]) ->
 
 
 def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> dict[str, Any]:
-    """Score one model on one data set; writes its folder and returns its rows and curve."""
+    """Score one model on one data set; writes its folder and returns its rows and its curve."""
     device = pick_device(args.device)
     model, recipe = load_candidate(candidate, data.name, typed_settings(args))
-    folder = new_run_folder(args.log_dir, data.name, candidate.name)
     cache = args.cache_dir if args.cache else None
     videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]
-
-    def new_metrics() -> dict[str, Any]:
-        return {
-            "ShootingRules": create_metric("ShootingRules", match=recipe.match, exclude=recipe.exclude),
-            "IoU": create_metric("IoU", threshold=recipe.threshold),
-        }
-
+    folder = new_run_folder(args.log_dir, data.name, candidate.name)
     savers = []
     if args.save_predictions:
         savers.append(prediction_saver(folder / "predictions"))
     if args.save_overlays:
         savers.append(overlay_saver(folder / "overlays", candidate.name, recipe.threshold))
 
-    def on_frame(*frame: Any) -> None:
-        for save in savers:
-            save(*frame)
+    def new_metrics() -> dict[str, Any]:
+        return mask_metrics(recipe.match, recipe.exclude, recipe.threshold)
 
     begin = time.perf_counter()
-    groups, sequences = score_set(model.to(device), videos, data.subsets, new_metrics, device, on_frame)
+    groups, sequences = score_set(model.to(device), videos, data.subsets, new_metrics, device, all_of(savers))
     seconds = time.perf_counter() - begin
-    name = candidate.name
-    measured = [
-        row(
-            data.name,
-            group,
-            name,
-            candidate.source,
-            figures(metrics, recipe.threshold),
-            rule(metrics, recipe.threshold),
-        )
-        for group, metrics in groups.items()
-    ]
-    per_sequence = [
-        row(
-            data.name,
-            s,
-            name,
-            candidate.source,
-            figures(metrics, recipe.threshold),
-            rule(metrics, recipe.threshold),
-        )
-        for s, metrics in sequences.items()
-    ]
-    published = published_table(data.name, name)
-    write_json(
-        folder / "eval.json",
-        {
-            "model": name,
-            "weights": candidate.source,
-            "dataset": data.name,
-            "dataset_dir": data.root,
-            "split": data.split,
-            "rule": rule(groups["all"], recipe.threshold),
-            "device": device_name(device),
-            "seconds": seconds,
-            "frames": sum(len(s) for s in data),
-            "normalisation": {v.name: [v.mean, v.std] for v in videos},
-            "recipe": recipe.to_dict(),
-            "groups": {k: with_curve(m, recipe.threshold) for k, m in groups.items()},
-            "sequences": {k: with_curve(m, recipe.threshold) for k, m in sequences.items()},
-            "published": published,
-        },
-    )
-    write_tables(folder, measured + published, per_sequence)
-    pictured = {g: curve(m) for g, m in groups.items() if curve(m) and curve(m)["targets"][0]}
-    if pictured:
-        write_roc(folder / "roc.png", pictured, f"{name} on {data.name}")
-    print(format_table(per_sequence, COLUMNS))
-    print(f"{name} on {data.name}: {seconds:.1f} s, written to {folder}\n", flush=True)
-    return {"name": name, "rows": measured, "published": published, "curve": pictured.get("all")}
+
+    def rows(scored: dict[str, Any]) -> list[Row]:
+        return [
+            row(data.name, name, candidate.name, candidate.source, *judged(metrics, recipe.threshold))
+            for name, metrics in scored.items()
+        ]
+
+    measured, per_sequence = rows(groups), rows(sequences)
+    published = [published_row(entry) for entry in published_rows(data.name, candidate.name)]
+    facts = {
+        "model": candidate.name,
+        "weights": candidate.source,
+        "dataset": data.name,
+        "dataset_dir": data.root,
+        "split": data.split,
+        "rule": rule(groups["all"], recipe.threshold),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "seconds": seconds,
+        "frames": sum(len(sequence) for sequence in data),
+        "normalisation": {video.name: [video.mean, video.std] for video in videos},
+        "recipe": recipe.to_dict(),
+        "groups": {k: with_curve(metrics, recipe.threshold) for k, metrics in groups.items()},
+        "sequences": {k: with_curve(metrics, recipe.threshold) for k, metrics in sequences.items()},
+        "published": published,
+    }
+    write_json(folder / "eval.json", facts)
+    write_table(folder / "table", measured + published)
+    write_table(folder / "sequences", per_sequence)
+    curves = {group: curve(m) for group, m in groups.items() if curve(m) and curve(m)["targets"][0]}
+    if curves:
+        write_roc(folder / "roc.png", curves, f"{candidate.name} on {data.name}")
+    print(format_table(per_sequence, BRIEF, formats=FORMATS), end="")
+    print(f"{candidate.name} on {data.name}, {facts['rule']}\n{seconds:.1f} s, in {folder}\n", flush=True)
+    return {"name": candidate.name, "rows": measured, "published": published, "curve": curves.get("all")}
 
 
-# ---------------------------------------------------------------- rows and files
-
-
-def row(
-    dataset: str, group: str, model: str, source: str, values: dict[str, float], by: str
-) -> dict[str, str]:
-    """One line of the tables; what could not be scored stays '-'."""
-
-    def show(key: str, factor: float, digits: int) -> str:
-        value = values.get(key)
-        return "-" if value is None or value != value else f"{value * factor:.{digits}f}"
-
-    texts = (show("pd", 100, 2), show("fa", 1e5, 2), show("auc", 1, 4), show("iou", 1, 4), show("niou", 1, 4))
-    return dict(zip(COLUMNS, (dataset, group, model, source, *texts, by), strict=True))
-
-
-def published_table(dataset: str, model: str) -> list[dict[str, str]]:
-    """What papers state of this model on this data set, as rows of the same table."""
-    rows = []
-    for entry in published_rows(dataset, model):
-        values = {k: entry.get(k) for k in ("fa", "auc", "iou", "niou")}
-        values["pd"] = entry["pd_percent"] / 100 if entry.get("pd_percent") is not None else None
-        rows.append(
-            row(
-                dataset, entry["group"], model, f"published: {entry['source']}", values, entry["rule"]["text"]
-            )
-        )
-    return rows
+def judged(metrics: dict[str, Any], threshold: float) -> tuple[dict[str, float], str]:
+    return figures(metrics, threshold), rule(metrics, threshold)
 
 
 def with_curve(metrics: dict[str, Any], threshold: float) -> dict[str, Any]:
     return {**figures(metrics, threshold), "curve": curve(metrics)}
 
 
-def write_tables(folder: Path, rows: list[dict[str, str]], per_sequence: list[dict[str, str]]) -> None:
-    for style, suffix in (("markdown", "md"), ("csv", "csv")):
-        write_atomically(folder / f"table.{suffix}", (format_table(rows, COLUMNS, style) + "\n").encode())
-        text = format_table(per_sequence, COLUMNS, style) + "\n"
-        write_atomically(folder / f"sequences.{suffix}", text.encode())
-
-
-def write_roc(path: Path, curves: dict[str, dict], title: str) -> None:
-    thresholds = next(iter(curves.values()))["thresholds"]
-    roc_picture({k: (c["fa"], c["pd"]) for k, c in curves.items()}, path, title, thresholds)
-
-
-def prediction_saver(folder: Path) -> Callable:
-    """Writes <folder>/<sequence>/<frame from 1>.png with floor(255 p), as published."""
-
-    def save(video: TestVideo, index: int, probability: np.ndarray, _truth: dict) -> None:
-        _, png = cv2.imencode(".png", (255 * probability).astype(np.uint8))
-        write_atomically(folder / video.name / f"{index + 1:05d}.png", png.tobytes())
-
-    return save
-
-
-def overlay_saver(folder: Path, model: str, threshold: float) -> Callable:
-    """Writes <folder>/<sequence>.png, a contact sheet of evenly spaced frames, when a sequence is through."""
-    shots: list[Shot] = []
-
-    def save(video: TestVideo, index: int, probability: np.ndarray, truth: dict) -> None:
-        last = len(video.frames) - 1
-        if index in np.unique(np.linspace(0, last, SHEET_FRAMES).round().astype(int)):
-            marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]
-            marks = np.zeros((0, 2)) if marks is None else marks
-            image = video.originals.images(index, index + 1)[0]
-            shots.append(Shot(index + 1, image, probability, marks))
-        if index == last:
-            path = folder / f"{video.name.replace('/', '_')}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            overlay_sheet(shots, path, f"{model} on {video.name}", threshold)
-            shots.clear()
-
-    return save
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Write <path>.md and, in full precision, <path>.csv."""
+    write_atomically(path.with_suffix(".md"), format_table(rows, COLUMNS, "markdown", FORMATS).encode())
+    write_atomically(path.with_suffix(".csv"), format_table(rows, COLUMNS, "csv").encode())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -297,22 +212,19 @@ def main(argv: list[str] | None = None) -> None:
             print(f"note: {note}")
         results[dataset] = [test_one(args, candidate, data) for candidate in candidates]
     folder = new_run_folder(args.log_dir, "tables")
-    rows = [r for found in results.values() for one in found for r in one["rows"]]
-    rows += [
-        r
-        for found in results.values()
-        for r in {o["name"]: o["published"] for o in found}.values()
-        for r in r
-    ]
-    rows.sort(key=lambda r: (names.index(r["data set"]),))
-    for style, suffix in (("markdown", "md"), ("csv", "csv")):
-        write_atomically(folder / f"table.{suffix}", (format_table(rows, COLUMNS, style) + "\n").encode())
+    rows = []
+    for found in results.values():
+        rows += [r for one in found for r in one["rows"]]
+        rows += [
+            r for published in {one["name"]: one["published"] for one in found}.values() for r in published
+        ]
+    write_table(folder / "table", rows)
     for dataset, found in results.items():
         curves = {one["name"]: one["curve"] for one in found if one["curve"]}
         if len(curves) > 1:
             write_roc(folder / f"roc_{dataset}.png", curves, dataset)
-    print(format_table(rows, COLUMNS))
-    print(f"written to {folder}")
+    print(format_table(rows, COLUMNS, formats=FORMATS), end="")
+    print(f"in {folder}")
 
 
 if __name__ == "__main__":

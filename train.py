@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dataset import SequenceSet, create_dataset
 from dataset.clips import EpochBatches, TestVideo, TrainingClips
 from loss import create_loss
-from metrics import create_metric
+from metrics import mask_metrics
 from model import create_model
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from utils.cli import add_recipe_flags, new_parser, reader_options, typed_settings
@@ -219,11 +219,7 @@ class TrainingRun:
         return figures(groups["all"], self.recipe.threshold)
 
     def new_metrics(self) -> dict[str, Any]:
-        recipe = self.recipe
-        return {
-            "ShootingRules": create_metric("ShootingRules", match=recipe.match, exclude=recipe.exclude),
-            "IoU": create_metric("IoU", threshold=recipe.threshold),
-        }
+        return mask_metrics(self.recipe.match, self.recipe.exclude, self.recipe.threshold)
 
     def run(self) -> None:
         write_json(self.folder / "recipe.json", {**self.describe(), "recipe": self.recipe.to_dict()})

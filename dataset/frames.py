@@ -100,10 +100,12 @@ class SequenceFrames:
 
     def _checked(self, kind: str, index: int) -> np.ndarray:
         pixels = self._pixels(kind, index)
+        if (kind, index) == ("images", 0):
+            self._size = pixels.shape  # known without decoding the frame again
         if pixels.shape != self.size:
             path, first = getattr(self.sequence, kind)[index], self.sequence.images[0]
             raise UserError(
-                f"{path} is {pixels.shape[1]}x{pixels.shape[0]} but {first} is {self.size[1]}x{self.size[0]}; "
+                f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, {first} is {self.size[1]}x{self.size[0]}; "
                 "all frames and masks of a sequence must have one size"
             )
         return pixels
@@ -145,11 +147,11 @@ class SequenceFrames:
         try:
             out = np.lib.format.open_memmap(temporary, "w+", first.dtype, (len(self), *first.shape))
             for index in range(len(self)):
-                pixels = self._decode(kind, index)
+                pixels = self._decode(kind, index) if index else first
                 if pixels.shape != first.shape or pixels.dtype != first.dtype:
                     source = getattr(self.sequence, kind)[index]
                     raise UserError(
-                        f"{source} is {pixels.dtype} {pixels.shape}, the first frame {first.dtype} {first.shape}; "
+                        f"{source} is {pixels.dtype} {pixels.shape}, the first {first.dtype} {first.shape}; "
                         "all frames of a sequence must have one size and depth"
                     )
                 out[index] = pixels

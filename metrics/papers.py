@@ -30,7 +30,16 @@ def published_rows(dataset: str, model: str | None = None) -> list[dict[str, Any
     ]
 
 
+def published_complexity(model: str) -> dict[str, Any]:
+    """What the source states of a model's cost: kib (float32 parameters) and gmac_per_frame at `size`; or {}.
+
+    DeepPro's README calls multiply-adds "FLOPs".
+    """
+    found = [entry for entry in read_papers()["complexity"] if fold(entry["model"]) == fold(model)]
+    return found[0] if found else {}
+
+
 @cache
 def read_papers() -> dict[str, Any]:
-    """The content of papers.json: rules and sources by key, and the rows that name them."""
+    """The content of papers.json: rules and sources by key, the rows that name them, and the complexity."""
     return json.loads(Path(__file__).with_name("papers.json").read_text(encoding="utf-8"))

@@ -22,7 +22,14 @@ class TopHat(nn.Module):
         self.size, self.threshold = size, threshold
 
     def forward(self, clip: Tensor) -> dict[str, Tensor]:
-        """clip [B, 1, T, H, W] of gray values in any scale. Returns logits [B, T, H, W]."""
+        """clip [B, 1, T, H, W] of gray values in any scale. Returns logits [B, T, H, W].
+
+        Raises UserError for another number of channels.
+        """
+        if clip.ndim != 5 or clip.shape[1] != 1:
+            raise UserError(
+                f"TopHat takes clips [B, 1, T, H, W] but got {list(clip.shape)}; set clip.channels to 1"
+            )
         frames = clip[:, 0]
         detail = frames - self._dilate(-self._dilate(-frames))
         std, mean = torch.std_mean(detail, dim=(2, 3), keepdim=True, correction=0)

@@ -1,0 +1,42 @@
+"""What several test files use: a tiny data set, and commands run as real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataset.synthetic import SceneKnobs, write_dataset
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A folder with the data set Synthetic: 3 training sequences and 1 test sequence, 24 frames of 40x48."""
+    folder = tmp_path_factory.mktemp("data")
+    knobs = SceneKnobs(height=40, width=48, frames=24, targets=(2, 3))
+    write_dataset(folder / "Synthetic", knobs, train_sequences=3, test_sequences=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory):
+    """run_python("train.py", "--epochs", 1): the finished process, run in the repository on one thread.
+
+    Its output goes through files, so that a process that outlives a killed parent holds nobody up.
+    """
+    folder = tmp_path_factory.mktemp("output")
+
+    def run(*args, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, *map(str, args)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=out, stderr=err, timeout=300, **options
+            )
+        done.stdout, done.stderr = (folder / "out").read_text(), (folder / "err").read_text()
+        return done
+
+    return run
