@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.repeats < 1:
         raise UserError(f"--repeats takes 1 or more, not {args.repeats}")
-    size, device = frame_size(args.size), pick_device(args.device)
+    size, device = frame_size(args.size), pick_device(args.device, args.tf32)
     rows = []
     for name in args.model_names or ["DeepPro", "DeepPro-Plus"]:
         entry = MODELS.entry(name)

@@ -16,7 +16,7 @@ from metrics.papers import published_rows
 from metrics.table import format_table
 from model import create_model
 from utils.checkpoint import load_official, load_weights, read_checkpoint
-from utils.cli import add_recipe_flags, new_parser, reader_options, typed_settings
+from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, reader_options, typed_settings
 from utils.device import pick_device
 from utils.errors import UserError, run_command
 from utils.files import write_atomically, write_json
@@ -40,6 +40,7 @@ from utils.scoring import curve, figures, rule, score_set
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Test detectors of infrared small moving targets.")
+    add_data_flags(parser)
     add_recipe_flags(parser, "seq_len", "threshold")
     add = parser.add_argument
     add(
@@ -57,18 +58,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="published weights, in the order of --model_names",
     )
     add("--split", choices=("test", "train"), default="test", help="which sequences")
-    add(
-        "--save_predictions",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="write each probability map as an 8-bit PNG, floor(255 p)",
-    )
-    add(
-        "--save_overlays",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="write a contact sheet per sequence: targets, hits and false alarms",
-    )
+    add_switch(parser, "--save_predictions", "write each probability map as an 8-bit PNG, floor(255 p)")
+    add_switch(parser, "--save_overlays", "write contact sheets: targets, hits and false alarms")
     return parser.parse_args(argv)
 
 
@@ -134,7 +125,7 @@ def load_candidate(candidate: Candidate, dataset: str, typed: dict[str, Any]) ->
 
 def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> dict[str, Any]:
     """Score one model on one data set; writes its folder and returns its rows and its curve."""
-    device = pick_device(args.device)
+    device = pick_device(args.device, args.tf32)
     model, recipe = load_candidate(candidate, data.name, typed_settings(args))
     cache = args.cache_dir if args.cache else None
     videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]

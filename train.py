@@ -19,7 +19,7 @@ from loss import create_loss
 from metrics import mask_metrics
 from model import create_model
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from utils.cli import add_recipe_flags, new_parser, reader_options, typed_settings
+from utils.cli import add_data_flags, add_recipe_flags, new_parser, reader_options, typed_settings
 from utils.device import pick_device
 from utils.engine import Progress, Stopped, StopRequest, fit, make_optimizer
 from utils.errors import UserError, run_command
@@ -34,6 +34,7 @@ from utils.seed import random_state, restore_random_state, set_seed
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Train detectors of infrared small moving targets.")
+    add_data_flags(parser)
     add_recipe_flags(parser, "epochs", "batch_size", "learning_rate", "seq_len", "patch_size", "sample_rate")
     add_recipe_flags(parser, "optimizer", "loss", "threshold", "seed")
     parser.add_argument(
@@ -56,7 +57,7 @@ class TrainingRun:
     """One model on one data set: builds the parts, keeps the run's folder, saves and validates."""
 
     def __init__(self, args: argparse.Namespace, model_name: str, dataset_name: str):
-        self.args, self.device = args, pick_device(args.device)
+        self.args, self.device = args, pick_device(args.device, args.tf32)
         self.model_name = MODELS.entry(model_name).name
         self.dataset_name = DATASETS.entry(dataset_name).name
         saved = self.read_saved_run()
@@ -228,6 +229,10 @@ class TrainingRun:
         with StopRequest() as self.stop, self.board:
             if self.progress.steps == 0:
                 self.save("last.pth")
+            if self.progress.epoch >= self.recipe.epochs:
+                print(
+                    f"the run is finished after {self.progress.epoch} epochs; --epochs with more continues it"
+                )
             self.epoch_start = time.perf_counter()
             try:
                 fit(

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A folder with the data set Synthetic: 3 training sequences and 1 test sequence, 24 frames of 40x48."""
+    """A folder with the data set Synthetic: 3 training and 2 test sequences, 24 frames of 40x48."""
     folder = tmp_path_factory.mktemp("data")
     knobs = SceneKnobs(height=40, width=48, frames=24, targets=(2, 3))
-    write_dataset(folder / "Synthetic", knobs, train_sequences=3, test_sequences=1)
+    write_dataset(folder / "Synthetic", knobs, train_sequences=3, test_sequences=2)
     return folder
 
 

@@ -14,18 +14,33 @@ from utils.errors import UserError
 from utils.files import write_atomically
 
 FORMAT = "moving-irstd checkpoint, version 1"
+WRAPPERS = ("model_state_dict", "state_dict", "model", "net")
+
+
+class ScalarType:
+    """Stands in for numpy.dtype while a file is read. The real one crashes the process on a damaged state."""
+
+    def __init__(self, code: str, *_):
+        self.code = code
+
+    def __setstate__(self, state: tuple):
+        self.code = state[1].replace("|", "") + self.code  # the byte order
+
+
+def read_scalar(kind: ScalarType, data: bytes) -> bool | int | float:
+    """The number that a pickled NumPy scalar stands for."""
+    dtype = np.dtype(kind.code)
+    if dtype.kind not in "biuf":
+        raise pickle.UnpicklingError(f"a NumPy scalar of type {dtype}")
+    return np.frombuffer(data, dtype, count=1)[0].item()
+
 
 # NumPy scalars are all that the published files hold besides tensors and plain Python values.
 ALLOWED = [
-    (
-        np.core.multiarray.scalar
-        if np.lib.NumpyVersion(np.__version__) < "2.0.0"
-        else np._core.multiarray.scalar,
-        name,
-    )
-    for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-] + [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64))]
-WRAPPERS = ("model_state_dict", "state_dict", "model", "net")
+    (ScalarType, "numpy.dtype"),
+    (read_scalar, "numpy.core.multiarray.scalar"),
+    (read_scalar, "numpy._core.multiarray.scalar"),
+]
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -39,16 +54,14 @@ def read_torch_file(path: str | Path) -> Any:
     try:
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)`?", str(error))
+    except Exception as error:  # on a damaged file torch raises nearly every kind there is
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found:
             what = f"holds the Python object {found.group(1)}, which is not a weight"
             raise UserError(
                 f"{path} {what}; it was refused unread, get the file from a source you trust"
             ) from None
-        raise UserError(f"{path} is not a checkpoint or is damaged; get it or write it again") from None
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError):
-        raise UserError(f"{path} is truncated or is no torch file; get it or write it again") from None
+        raise UserError(f"{path} is damaged or is no torch file; get it or write it again") from None
 
 
 # ---------------------------------------------------------------- our own checkpoints
@@ -129,7 +142,7 @@ def unwrap(content: Any, origin: Any) -> tuple[dict[str, Tensor], dict[str, Any]
     key = next((k for k in WRAPPERS if isinstance(content.get(k), dict)), None)
     weights = content[key] if key else content
     facts = {k: v for k, v in content.items() if k != key and "optimizer" not in k} if key else {}
-    stray = [k for k, v in weights.items() if not isinstance(v, Tensor)]
+    stray = [k for k, v in weights.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if stray or not weights:
         raise UserError(
             f"{origin} holds no state dict of tensors (found {', '.join(map(str, stray[:3])) or 'nothing'})"

@@ -29,53 +29,39 @@ RECIPE_FLAGS = {
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the flags of every command."""
     parser = argparse.ArgumentParser(
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("--model_names", "--model", nargs="+", metavar="NAME", help="models, by name")
-    add(
-        "--dataset_names",
-        "--dataset",
-        nargs="+",
-        metavar="NAME",
-        default=["Synthetic"],
-        help="data sets, by name",
-    )
-    add(
-        "--dataset_dir",
-        "--datapath",
-        type=Path,
-        default=Path("data"),
-        help="the data set's own folder, or the parent of several",
-    )
     add("--log_dir", "--logpath", "--savepath", type=Path, default=Path("log"), help="where runs are written")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    add(
-        "--cache",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="keep decoded frames on the disk",
-    )
-    add("--cache_dir", type=Path, default=Path("log/cache"), help="where --cache keeps them")
-    add(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other key of the recipe, such as clip.padding=repeat (repeatable)",
-    )
-    add(
-        "--dataset_option",
-        dest="dataset_options",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the data set's reader, such as box_origin=1 (repeatable)",
-    )
+    add_switch(parser, "--tf32", "faster, coarser sums on a GPU")
+    add_settings(parser, "--set", "settings", "any other key of the recipe, such as clip.padding=repeat")
     return parser
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the commands that read data sets."""
+    add = parser.add_argument
+    names = {"nargs": "+", "metavar": "NAME", "default": ["Synthetic"]}
+    add("--dataset_names", "--dataset", help="data sets, by name", **names)
+    text = "the data set's own folder, or the parent of several"
+    add("--dataset_dir", "--datapath", type=Path, default=Path("data"), help=text)
+    add_switch(parser, "--cache", "keep decoded frames on the disk")
+    add("--cache_dir", type=Path, default=Path("log/cache"), help="where --cache keeps them")
+    text = "an option of the data set's reader, such as box_origin=1"
+    add_settings(parser, "--dataset_option", "dataset_options", text)
+
+
+def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+    """Add --flag and --no-flag, off by default."""
+    parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=False, help=text)
+
+
+def add_settings(parser: argparse.ArgumentParser, flag: str, name: str, text: str) -> None:
+    """Add a repeatable flag that takes KEY=VALUE."""
+    options = {"action": "append", "default": [], "metavar": "KEY=VALUE"}
+    parser.add_argument(flag, dest=name, help=f"{text} (repeatable)", **options)
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser, *names: str) -> None:

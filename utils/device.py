@@ -8,8 +8,11 @@ import torch
 from utils.errors import UserError
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:i`. Raises UserError for one that is missing."""
+def pick_device(name: str = "auto", tf32: bool = False) -> torch.device:
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:i`. Raises UserError for one that is missing.
+
+    tf32: let a GPU round the factors of its sums to 10 bits: faster, but logits change at the 1e-2 level
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -24,6 +27,7 @@ def pick_device(name: str = "auto") -> torch.device:
             raise UserError(
                 f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto"
             )
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     else:
         keep_freed_memory()
     return device

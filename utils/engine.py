@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,7 @@ class StopRequest:
     def _note(self, *_):
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("stopping at the next save; press Ctrl-C again to end at once", file=sys.stderr)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

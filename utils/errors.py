@@ -19,12 +19,17 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known) or 'none'}"
 
 
+def sentence(error: UserError) -> str:
+    """The text of the error without the traceback that a DataLoader worker writes in front of it."""
+    return str(error).rpartition("UserError: ")[2].strip()
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's main; a UserError becomes one line on standard error and exit code 2."""
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,23 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     Raises UserError when the disk is full or the folder cannot be written; `path` is then as it was.
     """
     path = Path(path)
-    temporary = None
+    # Not by `tempfile`, whose files nobody but their owner may read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        kept = "; what was saved there before is untouched" if path.exists() else ""
+        kept = "; what was saved there before is untouched" if os.path.exists(path) else ""
         raise UserError(
             f"cannot write {path}: {error.strerror or error}{kept}; free some space or choose another folder"
         ) from None
-    except BaseException:
-        if temporary and os.path.exists(temporary):
+    finally:
+        if os.path.exists(temporary):
             os.unlink(temporary)
-        raise
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -120,6 +120,7 @@ def from_flat(values: dict[str, Any]) -> Recipe:
     for key, value in values.items():
         group, _, name = key.rpartition(".")
         if group in ("model", "loss_options"):
+            value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
             {"model": model, "loss_options": loss_options}[group][name] = value
         elif key in FIELD_TYPES:
             {"clip": clip, "": fields}[group][name] = checked(key, value)

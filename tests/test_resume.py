@@ -1,0 +1,236 @@
+"""Runs that were stopped, killed or could not save: going on from last.pth gives the same bits."""
+
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills processes by POSIX signals")
+
+TINY = ("--seq_len", 8, "--patch_size", 16, "--batch_size", 2, "--sample_rate", 0.12, "--epochs", 3)
+BATCHES = 3  # an epoch: int(66 windows x 0.12) = 7 clips
+STEPS = 3 * BATCHES
+
+# Each driver is train.py with one accident; the first argument says when.
+PREAMBLE = """
+import os, signal, sys
+import torch
+import train, utils.files
+when = int(sys.argv.pop(1))
+"""
+AT_A_BATCH = """
+after_batch = train.TrainingRun.after_batch
+def accident(run, loss):
+    if run.progress.steps == when:
+        {}
+    after_batch(run, loss)
+train.TrainingRun.after_batch = accident
+"""
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+CTRL_C = "os.killpg(0, signal.SIGINT)"  # the terminal sends it to the workers, too
+KILL_WHILE_SAVING = """
+replace, saves = os.replace, []
+def accident(source, target):
+    saves.extend([target] if str(target).endswith("last.pth") else [])
+    if len(saves) == when:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+utils.files.os.replace = accident
+"""
+FULL_DISK = AT_A_BATCH.format(
+    "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))"
+)
+LOSS = """
+soft_iou, calls = train.create_loss("SoftIoU"), []
+def accident(raw, target):
+    calls.append(1)
+    value = soft_iou(raw, target)
+    return {} if len(calls) == when else value
+train.create_loss = lambda name: accident
+"""
+LOSS_IS_NAN = LOSS.format("value * torch.nan")
+GRADIENT_IS_NAN = LOSS.format("value + (raw['logits'] * 0).sum().sqrt()")  # the value stays finite
+RUN = "train.run_command(train.main)"
+
+
+@pytest.fixture(scope="module")
+def flags(tiny_data) -> tuple:
+    return (*TINY, "--dataset_dir", tiny_data, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def train_with(run_python):
+    """train_with(accident, when, *flags): the finished process of train.py in which it happened."""
+
+    def run(accident: str, when: int, *flags):
+        program = "\n".join([PREAMBLE, accident, RUN])
+        return run_python("-c", program, when, *flags, start_new_session=True)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(run_python, flags, tmp_path_factory) -> Path:
+    """The run folder of a training that nothing interrupted."""
+    log = tmp_path_factory.mktemp("reference")
+    done = run_python("train.py", *flags, "--log_dir", log, "--num_workers", 0)
+    assert done.returncode == 0, done.stderr
+    return run_folder(log)
+
+
+def run_folder(log: Path) -> Path:
+    (folder,) = (log / "Synthetic" / "DeepPro").iterdir()
+    return folder
+
+
+def last(folder: Path) -> dict:
+    return read_checkpoint(folder / "last.pth")
+
+
+def assert_same(found, expected, place: str = "") -> None:
+    """Equal to the bit, through dicts and lists."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), place
+        for key in expected:
+            assert_same(found[key], expected[key], f"{place}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), place
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            assert_same(*pair, f"{place}/{index}")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), place
+    else:
+        assert found == expected, place
+
+
+def record_of(folder: Path) -> list[dict]:
+    """The lines of train.jsonl without the times."""
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "seconds" not in key} for line in lines]
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    """The same weights, optimizer, random state, scores and record, each epoch once."""
+    assert_same(last(folder), last(reference))
+    assert_same(
+        read_checkpoint(folder / "best.pth")["weights"], read_checkpoint(reference / "best.pth")["weights"]
+    )
+    assert [line["epoch"] for line in record_of(folder)] == [1, 2, 3]
+    assert record_of(folder) == record_of(reference)
+
+
+def resumed(run_python, folder: Path, flags, *more) -> None:
+    done = run_python("train.py", *flags, "--resume", folder, *more)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_reference_learns_something(reference):
+    assert last(reference)["progress"]["steps"] == STEPS
+    losses = [line["loss"] for line in record_of(reference)]
+    assert len(set(losses)) == 3
+
+
+def test_killed_within_an_epoch(train_with, run_python, reference, flags, tmp_path):
+    """Saved after 4 batches, killed after 5 of 9; with a worker, then without."""
+    log = ("--log_dir", tmp_path, "--save_every", 1)
+    done = train_with(AT_A_BATCH.format(KILL), 5, *flags, *log, "--num_workers", 1)
+    assert done.returncode == -9
+    folder = run_folder(tmp_path)
+    progress = last(folder)["progress"]
+    assert (progress["epoch"], progress["batch"], progress["steps"]) == (1, 1, 4)
+    with (folder / "train.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "lo')  # a line that was being written
+    resumed(run_python, folder, flags, "--num_workers", 0)
+    assert_same_run(folder, reference)
+
+
+@pytest.mark.parametrize(
+    "save", [1, 4, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_killed_while_saving(train_with, run_python, reference, flags, tmp_path, save):
+    """last.pth is saved at the start and after each epoch; save 4 is the one after the last epoch."""
+    done = train_with(KILL_WHILE_SAVING, save, *flags, "--log_dir", tmp_path, "--num_workers", 0)
+    assert done.returncode == -9
+    folder = run_folder(tmp_path)
+    if save == 1:
+        assert not (folder / "last.pth").exists()
+        return
+    assert last(folder)["progress"]["epoch"] == save - 2
+    assert len(record_of(folder)) == save - 1  # the line of the epoch whose checkpoint is lost
+    resumed(run_python, folder, flags, "--num_workers", 0)
+    assert_same_run(folder, reference)
+
+
+def test_ctrl_c_prints_the_command_that_goes_on(train_with, run_python, reference, flags, tmp_path):
+    log = tmp_path / "a folder with blanks"
+    done = train_with(AT_A_BATCH.format(CTRL_C), 5, *flags, "--log_dir", log, "--num_workers", 1)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "interrupted\n"
+    folder = run_folder(log)
+    assert last(folder)["progress"]["steps"] == 5
+    words = shlex.split(done.stdout.splitlines()[-1])
+    assert words[:2] == ["python", "train.py"]
+    again = run_python(*words[1:])
+    assert (again.returncode, again.stderr) == (0, "")
+    assert_same_run(folder, reference)
+
+
+def test_a_loss_that_draws_random_numbers(train_with, run_python, flags, tmp_path):
+    flags = (*flags, "--loss", "HAM", "--num_workers", 0)
+    done = run_python("train.py", *flags, "--log_dir", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    log = ("--log_dir", tmp_path / "cut", "--save_every", 1)
+    assert train_with(AT_A_BATCH.format(KILL), 6, *flags, *log).returncode == -9
+    folder = run_folder(tmp_path / "cut")
+    resumed(run_python, folder, flags)
+    assert_same_run(folder, run_folder(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("accident", [LOSS_IS_NAN, GRADIENT_IS_NAN], ids=["loss", "gradient"])
+def test_training_stops_when_it_diverges(train_with, flags, tmp_path, accident):
+    log = ("--log_dir", tmp_path, "--save_every", 1, "--num_workers", 0)
+    done = train_with(accident, 5, *flags, *log)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert "Sequence" in done.stderr
+    saved = last(run_folder(tmp_path))
+    assert saved["progress"]["steps"] == 4
+    assert all(value.isfinite().all() for value in saved["weights"].values())
+    assert math.isfinite(saved["progress"]["loss_sum"])
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(train_with, run_python, reference, flags, tmp_path):
+    log = ("--log_dir", tmp_path, "--save_every", 1, "--num_workers", 0)
+    done = train_with(FULL_DISK, 5, *flags, *log)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: cannot write")
+    assert "what was saved there before is untouched" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    folder = run_folder(tmp_path)
+    assert last(folder)["progress"]["steps"] == 4
+    assert not list(folder.glob(".*"))
+    resumed(run_python, folder, flags, "--num_workers", 0)
+    assert_same_run(folder, reference)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--batch_size", 3), "has batch_size=2, which --resume cannot change to 3"),
+        (("--set", "clip.padding=repeat"), "has clip.padding=zeros, which --resume cannot change to repeat"),
+    ],
+)
+def test_a_run_does_not_change_its_recipe(reference, flags, more, said):
+    import train
+    from utils.errors import UserError
+
+    arguments = [str(flag) for flag in (*flags, "--resume", reference, *more)]
+    with pytest.raises(UserError, match=said):
+        train.main(arguments)
