@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset.synthetic import SceneKnobs, write_dataset
+from dataset.scene import SceneKnobs
+from dataset.synthetic import write_dataset
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,4 +1,4 @@
-"""Checkpoints survive every interruption and run nobody's code; published files import strictly or not at all.
+"""Checkpoints survive interruptions and run nobody's code; published files import strictly or not at all.
 
 Also what lies in them beside weights: recipes and random states.
 """
@@ -146,9 +146,10 @@ def test_a_truncated_checkpoint_is_a_user_error(tmp_path, zipped):
             read_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_damaged_checkpoint_reads_or_is_a_user_error(tmp_path, zipped):
-    """A changed weight passes unseen, as torch checks no sums; another exception or a crash must not happen."""
+    """A changed weight passes unseen, as torch checks no sums; no other exception and no crash may come."""
     path = tmp_path / "last.pth"
     whole = in_memory({**CONTENT, "iou": np.float64(0.8)}, zipped)
     rng = random.Random(0)
@@ -160,6 +161,7 @@ def test_a_damaged_checkpoint_reads_or_is_a_user_error(tmp_path, zipped):
             read_torch_file(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", [b"", b"epoch 3\n", b"\x89PNG\r\n\x1a\n" * 9, pickle.dumps([1, 2]) * 3])
 def test_a_file_that_is_no_checkpoint_is_a_user_error(tmp_path, content):
     path = tmp_path / "best.pth"
@@ -184,6 +186,7 @@ class Trap:
         return (Path.write_text, (self.marker, "sprung"))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_malicious_file_runs_no_code(tmp_path, form, hidden):

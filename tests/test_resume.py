@@ -14,8 +14,7 @@ from utils.checkpoint import read_checkpoint
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills processes by POSIX signals")
 
 TINY = ("--seq_len", 8, "--patch_size", 16, "--batch_size", 2, "--sample_rate", 0.12, "--epochs", 3)
-BATCHES = 3  # an epoch: int(66 windows x 0.12) = 7 clips
-STEPS = 3 * BATCHES
+STEPS = 12  # an epoch has int(69 windows x 0.12) = 8 clips in 4 batches
 
 # Each driver is train.py with one accident; the first argument says when.
 PREAMBLE = """
@@ -137,13 +136,13 @@ def test_the_reference_learns_something(reference):
 
 
 def test_killed_within_an_epoch(train_with, run_python, reference, flags, tmp_path):
-    """Saved after 4 batches, killed after 5 of 9; with a worker, then without."""
+    """Killed after 7 batches, of which 6 are saved; with a worker, then without."""
     log = ("--log_dir", tmp_path, "--save_every", 1)
-    done = train_with(AT_A_BATCH.format(KILL), 5, *flags, *log, "--num_workers", 1)
+    done = train_with(AT_A_BATCH.format(KILL), 7, *flags, *log, "--num_workers", 1)
     assert done.returncode == -9
     folder = run_folder(tmp_path)
     progress = last(folder)["progress"]
-    assert (progress["epoch"], progress["batch"], progress["steps"]) == (1, 1, 4)
+    assert (progress["epoch"], progress["batch"], progress["steps"]) == (1, 2, 6)
     with (folder / "train.jsonl").open("a") as file:
         file.write('{"epoch": 2, "lo')  # a line that was being written
     resumed(run_python, folder, flags, "--num_workers", 0)
@@ -169,11 +168,11 @@ def test_killed_while_saving(train_with, run_python, reference, flags, tmp_path,
 
 def test_ctrl_c_prints_the_command_that_goes_on(train_with, run_python, reference, flags, tmp_path):
     log = tmp_path / "a folder with blanks"
-    done = train_with(AT_A_BATCH.format(CTRL_C), 5, *flags, "--log_dir", log, "--num_workers", 1)
+    done = train_with(AT_A_BATCH.format(CTRL_C), 7, *flags, "--log_dir", log, "--num_workers", 1)
     assert done.returncode == 130, done.stderr
     assert done.stderr == "interrupted\n"
     folder = run_folder(log)
-    assert last(folder)["progress"]["steps"] == 5
+    assert last(folder)["progress"]["steps"] == 7
     words = shlex.split(done.stdout.splitlines()[-1])
     assert words[:2] == ["python", "train.py"]
     again = run_python(*words[1:])
@@ -186,7 +185,7 @@ def test_a_loss_that_draws_random_numbers(train_with, run_python, flags, tmp_pat
     done = run_python("train.py", *flags, "--log_dir", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     log = ("--log_dir", tmp_path / "cut", "--save_every", 1)
-    assert train_with(AT_A_BATCH.format(KILL), 6, *flags, *log).returncode == -9
+    assert train_with(AT_A_BATCH.format(KILL), 7, *flags, *log).returncode == -9
     folder = run_folder(tmp_path / "cut")
     resumed(run_python, folder, flags)
     assert_same_run(folder, run_folder(tmp_path / "whole"))
@@ -195,26 +194,26 @@ def test_a_loss_that_draws_random_numbers(train_with, run_python, flags, tmp_pat
 @pytest.mark.parametrize("accident", [LOSS_IS_NAN, GRADIENT_IS_NAN], ids=["loss", "gradient"])
 def test_training_stops_when_it_diverges(train_with, flags, tmp_path, accident):
     log = ("--log_dir", tmp_path, "--save_every", 1, "--num_workers", 0)
-    done = train_with(accident, 5, *flags, *log)
+    done = train_with(accident, 7, *flags, *log)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
     assert "Sequence" in done.stderr
     saved = last(run_folder(tmp_path))
-    assert saved["progress"]["steps"] == 4
+    assert saved["progress"]["steps"] == 6
     assert all(value.isfinite().all() for value in saved["weights"].values())
     assert math.isfinite(saved["progress"]["loss_sum"])
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(train_with, run_python, reference, flags, tmp_path):
     log = ("--log_dir", tmp_path, "--save_every", 1, "--num_workers", 0)
-    done = train_with(FULL_DISK, 5, *flags, *log)
+    done = train_with(FULL_DISK, 7, *flags, *log)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: cannot write")
     assert "what was saved there before is untouched" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     folder = run_folder(tmp_path)
-    assert last(folder)["progress"]["steps"] == 4
+    assert last(folder)["progress"]["steps"] == 6
     assert not list(folder.glob(".*"))
     resumed(run_python, folder, flags, "--num_workers", 0)
     assert_same_run(folder, reference)

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from dataset import synthetic
-from dataset.synthetic import SceneKnobs, render_sequence, write_dataset
+from dataset.scene import SceneKnobs, render_sequence
+from dataset.synthetic import write_dataset
 from utils.errors import UserError
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_synthetic.py"

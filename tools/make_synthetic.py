@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset.synthetic import SceneKnobs, write_dataset  # noqa: E402
+from dataset.scene import SceneKnobs  # noqa: E402
+from dataset.synthetic import write_dataset  # noqa: E402
 from utils.errors import run_command  # noqa: E402
 
 PREVIEW_SEQUENCES, PREVIEW_FRAMES = 6, 4  # rows and columns of the contact sheet
