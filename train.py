@@ -260,8 +260,13 @@ class TrainingRun:
         }
 
     def resume_command(self) -> str:
-        data = f"--dataset_names {self.dataset_name} --dataset_dir {self.args.dataset_dir}"
-        return f"python train.py --model_names {self.model_name} {data} --resume {self.folder}"
+        """The command that continues this run on the same data and device, quoted for any shell."""
+        args = self.args
+        flags = [f"--model_names {self.model_name} --dataset_names {self.dataset_name}"]
+        flags += [f'--dataset_dir "{args.dataset_dir}"', f"--device {args.device}"]
+        flags += ["--tf32"] * args.tf32 + [f'--dataset_option "{option}"' for option in args.dataset_options]
+        flags += [f'--resume "{self.folder}"']
+        return f"python train.py {' '.join(flags)}"
 
 
 def leave_interrupts_to_main(_worker: int) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -142,8 +141,8 @@ class SequenceFrames:
         """Decode all frames into a temporary file and rename it: two processes may do so at once."""
         first = self._decode(kind, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-        os.close(handle)
+        # Not by `tempfile`, whose files nobody but their owner may read.
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
         try:
             out = np.lib.format.open_memmap(temporary, "w+", first.dtype, (len(self), *first.shape))
             for index in range(len(self)):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dataset.scene import SceneKnobs
 from dataset.synthetic import write_dataset
@@ -41,3 +42,12 @@ def run_python(tmp_path_factory):
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """On networks this small, torch's threads only wait for each other when other programs run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -253,7 +253,6 @@ def test_numpy_scalars_are_read_as_numbers(tmp_path, scalar):
 
 
 def test_numpy_arrays_and_object_scalars_are_refused(tmp_path):
-    """An object scalar would make NumPy take bytes of the file for a pointer."""
     path = tmp_path / "last.pth"
     path.write_bytes(in_memory({"value": np.zeros(3)}))
     with pytest.raises(UserError, match="numpy"):
@@ -261,6 +260,16 @@ def test_numpy_arrays_and_object_scalars_are_refused(tmp_path):
     path.write_bytes(in_memory({"value": np.float64(0)}).replace(b"f8", b"O8"))
     with pytest.raises(UserError, match="last.pth"):
         read_torch_file(path)
+
+
+def test_a_damaged_numpy_type_does_not_end_the_process(tmp_path):
+    """numpy.dtype.__setstate__ would, on a tuple where it expects None."""
+    path = tmp_path / "last.pth"
+    whole = in_memory({"value": np.float64(0.5)})
+    damaged = whole.replace(b"NNNJ", b"NN\x86J")
+    assert damaged != whole
+    path.write_bytes(damaged)
+    assert read_torch_file(path) == {"value": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ from model import create_model
 from utils.checkpoint import read_checkpoint
 from utils.errors import run_command
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[1]
 TINY = ("--seq_len", 8, "--patch_size", 16, "--epochs", 1, "--batch_size", 2, "--sample_rate", 0.06)
 TINY = (*TINY, "--num_workers", 0)
 CPU = ("--device", "cpu")
@@ -158,7 +161,7 @@ def test_a_checkpoint_of_train_brings_its_model_and_recipe(trained, tiny_data, t
     assert len(list((folder / "overlays").iterdir())) == 2
 
 
-def test_several_models_share_one_table(trained, tiny_data, tmp_path, capfd):
+def test_several_models_share_one_table(trained, tiny_data, tmp_path):
     flags = ("--dataset_dir", tiny_data, "--log_dir", tmp_path, *CPU)
     names = ("--model_names", "TopHat", "DeepPro")
     assert exit_code(test, *names, "--checkpoint", trained / "last.pth", *flags) == 0
@@ -168,11 +171,11 @@ def test_several_models_share_one_table(trained, tiny_data, tmp_path, capfd):
     assert (folder / "roc_Synthetic.png").is_file()
 
 
-@pytest.mark.parametrize("command", ["train.py", "test.py"])
+@pytest.mark.parametrize("command", sorted(path.name for path in ROOT.glob("*.py")))
 def test_help_needs_no_data(run_python, command):
     done = run_python(command, "--help")
     assert done.returncode == 0, done.stderr
-    assert "--dataset_names" in done.stdout
+    assert done.stdout.startswith(f"usage: {command}")
 
 
 def test_real_processes(run_python, tiny_data, tmp_path):

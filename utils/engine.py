@@ -63,19 +63,25 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def train_step(model, loss, optimizer, batch: dict[str, Any], device: torch.device) -> float:
-    """One optimizer step. A loss that is not finite raises UserError naming the batch, weights unchanged."""
+    """One optimizer step. A loss or gradient that is not finite raises UserError, the weights unchanged."""
     clip, target = (batch[k].to(device, non_blocking=True) for k in ("clip", "target"))
     value = loss(model(clip), target)
     number = value.item()
-    if not math.isfinite(number):
-        raise UserError(
-            f"the loss is {number} on the batch {', '.join(batch['name'])}; look at these frames, or lower "
-            "--learning_rate and continue from last.pth with --resume"
-        )
+    check_finite("loss", number, batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    check_finite("gradient", nn.utils.get_total_norm(gradients).item(), batch)
     optimizer.step()
     return number
+
+
+def check_finite(what: str, number: float, batch: dict[str, Any]) -> None:
+    if not math.isfinite(number):
+        raise UserError(
+            f"the {what} is {number} on the batch {', '.join(batch['name'])}; look at these frames or start "
+            "a new run with a lower --learning_rate"
+        )
 
 
 def fit(
