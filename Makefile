@@ -3,7 +3,8 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 DEMO_DATA := data/Synthetic
-DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 --set step_size=4
+DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 --set step_size=4 \
+	--set validation=holdout
 
 .PHONY: demo test test-slow lint clean
 

@@ -7,7 +7,6 @@ medians.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from naive_deeppro import NaiveDeepPro  # noqa: E402
 from test_metrics import shooting_rules_one_threshold_at_a_time  # noqa: E402
 
+from benchmark import processor_name  # noqa: E402
 from loss import create_loss  # noqa: E402
 from metrics import create_metric  # noqa: E402
 from model import create_model  # noqa: E402
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     results = {task: compare(task, args.rounds) for task in TASKS}
     plain, ours = scoring()
     results["scoring"] = {"seconds": {"naive": plain, "ours": ours}, "ratio": plain / ours}
-    machine = {"device": "CPU", "threads": torch.get_num_threads(), "processor": platform.processor()}
+    machine = {"device": "CPU", "threads": torch.get_num_threads(), "processor": processor_name()}
     write_json(args.out, {"machine": {**machine, "torch": torch.__version__}, **results})
     for task, result in results.items():
         pace = ", ".join(f"{side} {seconds:.4g} s" for side, seconds in result["seconds"].items())
