@@ -21,7 +21,7 @@ from metrics.papers import published_complexity
 from metrics.table import format_table
 from model import create_model
 from utils.cli import add_recipe_flags, new_parser, typed_settings
-from utils.device import pick_device
+from utils.device import pick_device, processor_name
 from utils.errors import UserError, run_command
 from utils.files import write_json
 from utils.recipe import Recipe, resolve_recipe
@@ -153,12 +153,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "host": platform.node(),
         "torch": torch.__version__,
     }
-
-
-def processor_name() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from utils.device import pick_device
 from utils.errors import UserError, run_command
 from utils.files import write_atomically, write_json
 from utils.recipe import Recipe, flat, recipe_from_dict, resolve_recipe
-from utils.registry import DATASETS, MODELS
+from utils.registry import MODELS
 from utils.report import (
     BRIEF,
     COLUMNS,
@@ -175,7 +176,13 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
         write_roc(folder / "roc.png", curves, f"{candidate.name} on {data.name}")
     print(format_table(per_sequence, BRIEF, formats=FORMATS), end="")
     print(f"{candidate.name} on {data.name}, {facts['rule']}\n{seconds:.1f} s, in {folder}\n", flush=True)
-    return {"name": candidate.name, "rows": measured, "published": published, "curve": curves.get("all")}
+    return {
+        "name": candidate.name,
+        "source": candidate.source,
+        "rows": measured,
+        "published": published,
+        "curve": curves.get("all"),
+    }
 
 
 def judged(metrics: dict[str, Any], threshold: float) -> tuple[dict[str, float], str]:
@@ -192,28 +199,31 @@ def write_table(path: Path, rows: list[Row]) -> None:
     write_atomically(path.with_suffix(".csv"), format_table(rows, COLUMNS, "csv").encode())
 
 
+def labelled_curves(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Curves by model, or by the source of the weights where one model was tested with several."""
+    tests = Counter(one["name"] for one in found)
+    labels = [one["name"] if tests[one["name"]] == 1 else one["source"] for one in found]
+    return {label: one["curve"] for label, one in zip(labels, found, strict=True) if one["curve"]}
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     candidates = find_candidates(args)
-    names = [DATASETS.entry(n).name for n in args.dataset_names]
-    results: dict[str, list[dict[str, Any]]] = {}
-    for dataset in names:
-        data = create_dataset(dataset, args.dataset_dir, args.split, **reader_options(args))
-        for note in data.notes:
-            print(f"note: {note}")
-        results[dataset] = [test_one(args, candidate, data) for candidate in candidates]
+    options = reader_options(args)
+    sets = [create_dataset(name, args.dataset_dir, args.split, **options) for name in args.dataset_names]
+    for note in (note for data in sets for note in data.notes):
+        print(f"note: {note}")
+    results = {data.name: [test_one(args, candidate, data) for candidate in candidates] for data in sets}
     folder = new_run_folder(args.log_dir, "tables")
     rows = []
-    for found in results.values():
-        rows += [r for one in found for r in one["rows"]]
-        rows += [
-            r for published in {one["name"]: one["published"] for one in found}.values() for r in published
-        ]
-    write_table(folder / "table", rows)
     for dataset, found in results.items():
-        curves = {one["name"]: one["curve"] for one in found if one["curve"]}
+        rows += [r for one in found for r in one["rows"]]
+        for published in {one["name"]: one["published"] for one in found}.values():
+            rows += published
+        curves = labelled_curves(found)
         if len(curves) > 1:
             write_roc(folder / f"roc_{dataset}.png", curves, dataset)
+    write_table(folder / "table", rows)
     print(format_table(rows, COLUMNS, formats=FORMATS), end="")
     print(f"in {folder}")
 

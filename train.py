@@ -206,7 +206,7 @@ class TrainingRun:
             flush=True,
         )
         self.epoch_start = time.perf_counter()
-        if self.stop.asked:
+        if self.stop.asked and self.progress.epoch < self.recipe.epochs:
             raise Stopped
 
     def validate(self) -> dict[str, float]:

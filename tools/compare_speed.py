@@ -21,12 +21,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from naive_deeppro import NaiveDeepPro  # noqa: E402
 from test_metrics import shooting_rules_one_threshold_at_a_time  # noqa: E402
 
-from benchmark import processor_name  # noqa: E402
 from loss import create_loss  # noqa: E402
 from metrics import create_metric  # noqa: E402
 from model import create_model  # noqa: E402
 from utils.checkpoint import load_official  # noqa: E402
-from utils.device import keep_freed_memory  # noqa: E402
+from utils.device import keep_freed_memory, processor_name  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import write_json  # noqa: E402
 

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def read_torch_file(path: str | Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give the path of a .pth file")
     try:
-        with torch.serialization.safe_globals(ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to programmers about pickles of other kinds
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on a damaged file torch raises nearly every kind there is
         found = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+import re
+from pathlib import Path
 
 import torch
 
@@ -36,7 +38,7 @@ def pick_device(name: str = "auto", tf32: bool = False) -> torch.device:
 def keep_freed_memory() -> None:
     """Let glibc reuse large freed blocks instead of returning them to the kernel.
 
-    By default each tensor above 32 MB is mapped anew, and the page faults cost more than half of a training
+    By default each tensor above 32 MB is mapped anew, and the page faults cost a third or more of a training
     step on a CPU. The numbers do not change. Other C libraries are left alone.
     """
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
@@ -44,3 +46,10 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max = -1, -4
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def processor_name() -> str:
+    """The CPU's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
