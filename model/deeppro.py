@@ -333,6 +333,9 @@ class DeepPro(ClipDetector):
 class DeepProPlus(ClipDetector):
     """DeepPro-Plus: spatial difference convolutions beside the temporal ones, at full resolution."""
 
+    strip_pixels = 96 * 1024  # pixels per strip in eval
+    halo = 9  # rows: 3 for the first convolution, 1 + 2 for each block
+
     def __init__(self, seq_len: int = 40):
         super().__init__()
         self.seq_len = seq_len
@@ -347,14 +350,29 @@ class DeepProPlus(ClipDetector):
         return self.reduce(self.profile(self.level(self.stem(clip))))
 
     def fast(self, clip: Tensor) -> Tensor:
-        """The same network for eval, folded."""
+        """The same network for eval: folded, in strips of rows that bound the memory."""
         stem, blocks, profile = fold_stem(self.stem), fold_chain(self.level), self.profile.fold()
         reduce = folded(self.reduce[0], self.reduce[1])
-        logits = [
-            self.head(F.relu_(conv_over_time(profile(blocks(stem(item[None]))), *reduce)))[0, 0]
-            for item in clip
-        ]
-        return torch.stack(logits)
+
+        def run(strip: Tensor) -> Tensor:
+            x = profile(blocks(stem(strip)))
+            return self.head(F.relu_(conv_over_time(x, *reduce)))[0, 0]
+
+        rows = max(self.strip_pixels // clip.shape[-1], 2 * self.halo)
+        return torch.stack([in_strips(run, item[None], rows, self.halo) for item in clip])
+
+
+def in_strips(run, clip: Tensor, rows: int, halo: int) -> Tensor:
+    """run(clip [1, 1, L, H, W]) -> [L, H, W], computed `rows` rows at a time.
+
+    Each strip also sees `halo` rows on both sides, as far as the kernels reach; their results are dropped.
+    """
+    strips = []
+    for top in range(0, clip.shape[-2], rows):
+        first = max(top - halo, 0)
+        logits = run(clip[..., first : top + rows + halo, :])
+        strips.append(logits[..., top - first : top - first + rows, :])
+    return torch.cat(strips, dim=-2)
 
 
 class DeepProPlusMoving(ClipDetector):
