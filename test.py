@@ -130,15 +130,17 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
     model, recipe = load_candidate(candidate, data.name, typed_settings(args))
     cache = args.cache_dir if args.cache else None
     videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]
+
+    def new_metrics() -> dict[str, Any]:
+        return mask_metrics(recipe.match, recipe.exclude, recipe.threshold)
+
+    figures(new_metrics(), recipe.threshold)  # a threshold that is not counted is refused before the work
     folder = new_run_folder(args.log_dir, data.name, candidate.name)
     savers = []
     if args.save_predictions:
         savers.append(prediction_saver(folder / "predictions"))
     if args.save_overlays:
         savers.append(overlay_saver(folder / "overlays", candidate.name, recipe.threshold))
-
-    def new_metrics() -> dict[str, Any]:
-        return mask_metrics(recipe.match, recipe.exclude, recipe.threshold)
 
     begin = time.perf_counter()
     groups, sequences = score_set(model.to(device), videos, data.subsets, new_metrics, device, all_of(savers))

@@ -68,7 +68,14 @@ class TrainingRun:
         self.loss = create_loss(self.recipe.loss, **self.recipe.loss_options)
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.progress = Progress()
+        figures(self.new_metrics(), self.recipe.threshold)  # refuses an uncounted threshold before the work
         training, self.validation = self.read_data()
+        for sequence in self.validation:
+            if sequence.masks is None:
+                raise UserError(
+                    f"{self.dataset_name} {sequence.name} has no masks, so it cannot validate; add them, or "
+                    "use --set validation=holdout"
+                )
         cache = args.cache_dir if args.cache else None
         self.clips = TrainingClips(
             training, self.recipe.clip, self.recipe.sample_rate, self.recipe.seed, cache

@@ -315,6 +315,7 @@ def test_a_patch_larger_than_the_frames(refusal, tiny_data, tmp_path):
         (("--optimizer", "lion"), "optimizer takes adam or sgd"),
         (("--dataset_option", "box_origin=1"), "Synthetic has no option 'box_origin'"),
         (("--save_every", "0"), "--save_every takes 1 or more"),
+        (("--threshold", "0.123"), "not counted at the threshold 0.123"),
         (("--model_names", "TopHat"), "TopHat has no parameters to train"),
         (("--resume",), "no run to resume in"),
         (("--resume", "nowhere"), "no checkpoint nowhere"),
@@ -323,6 +324,21 @@ def test_a_patch_larger_than_the_frames(refusal, tiny_data, tmp_path):
 def test_train_refuses(refusal, tiny_data, tmp_path, flags, said):
     sentence = refusal(train, *TINY, "--dataset_dir", tiny_data, "--log_dir", tmp_path / "log", *flags)
     assert said in sentence, sentence
+    assert not (tmp_path / "log").exists()
+
+
+def test_train_refuses_validation_without_masks(refusal, tiny_data, tmp_path):
+    root = tmp_path / "own"
+    for number, kinds in ((1, ("images", "masks")), (2, ("images",))):
+        for kind in kinds:
+            shutil.copytree(
+                tiny_data / "Synthetic" / f"Sequence{number}" / kind, root / f"Sequence{number}" / kind
+            )
+    (root / "train.txt").write_text("Sequence1\n")
+    (root / "test.txt").write_text("Sequence2\n")
+    flags = ("--dataset_names", "Folder", "--dataset_dir", root, "--log_dir", tmp_path / "log")
+    sentence = refusal(train, *TINY, *flags)
+    assert "Sequence2 has no masks, so it cannot validate" in sentence
     assert not (tmp_path / "log").exists()
 
 

@@ -32,10 +32,10 @@ def figures(metrics: Metrics, threshold: float) -> dict[str, float]:
     """The figures of the tables at one threshold: pd, fa, auc, true, targets, false, pixels, iou, ..."""
     out: dict[str, float] = {}
     if "ShootingRules" in metrics:
-        curve = metrics["ShootingRules"].compute()
-        at = threshold_index(curve["thresholds"], threshold)
-        out |= {k: curve[k][at].item() for k in ("pd", "fa", "true", "targets", "false")}
-        out |= {k: float(curve[k]) for k in ("auc", "auc_normalised")} | {"pixels": int(curve["pixels"])}
+        counted = metrics["ShootingRules"].compute()
+        at = threshold_index(counted["thresholds"], threshold)
+        out |= {k: counted[k][at].item() for k in ("pd", "fa", "true", "targets", "false")}
+        out |= {k: float(counted[k]) for k in ("auc", "auc_normalised")} | {"pixels": int(counted["pixels"])}
     if "IoU" in metrics:
         out |= {k: float(v) for k, v in metrics["IoU"].compute().items()}
     return out
