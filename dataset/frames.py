@@ -89,12 +89,6 @@ class SequenceFrames:
         values = np.stack([gray_values(self._checked("images", i)) for i in chosen]).astype(np.float64)
         return float(values.mean()), max(float(values.std()), 1e-3)
 
-    def build_cache(self) -> None:
-        """Decode whatever the cache does not hold yet."""
-        for kind in ("images", "masks"):
-            if self.cache is not None and getattr(self.sequence, kind) is not None:
-                self._map(kind)
-
     # ---------------------------------------------------------------- private
 
     def _checked(self, kind: str, index: int) -> np.ndarray:

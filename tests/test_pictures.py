@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from utils import pictures
+from utils.errors import UserError
 from utils.pictures import FALSE_ALARM, HIT, Shot, overlay, overlay_sheet, roc_picture
 
 
@@ -105,7 +106,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(pictures.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(UserError, match="disk full"):
         roc_picture({"A": (np.array([1.0, 0.1]), np.array([1.0, 0.5]))}, path, "ROC")
     assert path.read_bytes() == b"old"

@@ -1,7 +1,6 @@
 """Pictures of results: ROC curves, and frames with what was there and what was found drawn on them."""
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+
+from utils.files import write_atomically
 
 TRUTH, HIT, FALSE_ALARM = (0, 230, 0), (255, 215, 0), (255, 60, 60)  # RGB
 INK, PAPER = (235, 235, 235), (24, 24, 24)
@@ -79,7 +80,7 @@ def roc_picture(
 
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    replace_file(path, png.getvalue())
+    write_atomically(path, png.getvalue())
 
 
 def scale_fa(axes: Axes, fa: np.ndarray) -> None:
@@ -128,7 +129,7 @@ def overlay_sheet(
         sheet, LINE, [("target", TRUTH), (f"{above}, hit", HIT), (f"{above}, false alarm", FALSE_ALARM)]
     )
     _, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    replace_file(path, png.tobytes())
+    write_atomically(path, png.tobytes())
 
 
 def make_tile(shot: Shot, threshold: float) -> np.ndarray:
@@ -237,11 +238,3 @@ def write_line(
         pen.text((left, top + 3), text, colour, font)
         left += pen.textlength(text, font) + 3 * GAP
     return np.asarray(canvas)
-
-
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name first, so that a reader never meets half of it."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -67,7 +67,6 @@ def overlay_saver(folder: Path, model: str, threshold: float) -> Callable:
             marks = np.zeros((0, 2)) if marks is None else marks
             shots.append(Shot(index + 1, video.originals.images(index, index + 1)[0], probability, marks))
         if index == last:
-            folder.mkdir(parents=True, exist_ok=True)
             name = video.name.replace("/", "_")
             overlay_sheet(shots, folder / f"{name}.png", f"{model} on {video.name}", threshold)
             shots.clear()
