@@ -1,6 +1,7 @@
 """Test detectors by name: `python test.py --dataset_names NUDT-MIRSDT --checkpoint best.pth`."""
 
 import argparse
+import dataclasses
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ import torch
 from torch import nn
 
 from dataset import SequenceSet, create_dataset
-from dataset.clips import TestVideo
-from metrics import mask_metrics
+from dataset.video import TestVideo
 from metrics.papers import published_rows
+from metrics.protocols import protocol_metrics
 from metrics.table import format_table
 from model import create_model
 from utils.checkpoint import load_official, load_weights, read_checkpoint
@@ -36,7 +37,7 @@ from utils.report import (
     write_roc,
 )
 from utils.runlog import new_run_folder
-from utils.scoring import curve, figures, rule, score_set
+from utils.scoring import Metrics, Scoring, score_set, scorings
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,6 +60,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="published weights, in the order of --model_names",
     )
     add("--split", choices=("test", "train"), default="test", help="which sequences")
+    text = "score as the model's paper does, by the rules that are the same for all, or side by side"
+    choices = ("published", "clean")
+    add("--protocol", nargs="+", choices=choices, dest="protocols", help=f"{text} (default: the recipe's)")
     add_switch(parser, "--save_predictions", "write each probability map as an 8-bit PNG, floor(255 p)")
     add_switch(parser, "--save_overlays", "write contact sheets: targets, hits and false alarms")
     return parser.parse_args(argv)
@@ -131,10 +135,12 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
     cache = args.cache_dir if args.cache else None
     videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]
 
-    def new_metrics() -> dict[str, Any]:
-        return mask_metrics(recipe.match, recipe.exclude, recipe.threshold)
+    protocols = list(dict.fromkeys(args.protocols or [recipe.protocol]))
 
-    figures(new_metrics(), recipe.threshold)  # a threshold that is not counted is refused before the work
+    def new_metrics() -> Metrics:
+        return protocol_metrics(protocols, recipe.scoring, recipe.threshold, recipe.match, recipe.exclude)
+
+    chosen = scorings(new_metrics(), recipe.threshold)
     folder = new_run_folder(args.log_dir, data.name, candidate.name)
     savers = []
     if args.save_predictions:
@@ -146,10 +152,12 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
     groups, sequences = score_set(model.to(device), videos, data.subsets, new_metrics, device, all_of(savers))
     seconds = time.perf_counter() - begin
 
-    def rows(scored: dict[str, Any]) -> list[Row]:
+    def rows(scored: dict[str, Metrics]) -> list[Row]:
+        names = (candidate.name, candidate.source)
         return [
-            row(data.name, name, candidate.name, candidate.source, *judged(metrics, recipe.threshold))
-            for name, metrics in scored.items()
+            row((data.name, group, *names, s.protocol, s.targets), s.figures(metrics), s.rule(metrics))
+            for group, metrics in scored.items()
+            for s in chosen
         ]
 
     measured, per_sequence = rows(groups), rows(sequences)
@@ -160,39 +168,51 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
         "dataset": data.name,
         "dataset_dir": data.root,
         "split": data.split,
-        "rule": rule(groups["all"], recipe.threshold),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "seconds": seconds,
         "frames": sum(len(sequence) for sequence in data),
-        "normalisation": {video.name: [video.mean, video.std] for video in videos},
+        "normalisation": {video.name: dataclasses.asdict(video.normalisation) for video in videos},
         "recipe": recipe.to_dict(),
-        "groups": {k: with_curve(metrics, recipe.threshold) for k, metrics in groups.items()},
-        "sequences": {k: with_curve(metrics, recipe.threshold) for k, metrics in sequences.items()},
+        "scores": [scored(s, groups, sequences) for s in chosen],
         "published": published,
     }
     write_json(folder / "eval.json", facts)
     write_table(folder / "table", measured + published)
     write_table(folder / "sequences", per_sequence)
-    curves = {group: curve(m) for group, m in groups.items() if curve(m) and curve(m)["targets"][0]}
-    if curves:
-        write_roc(folder / "roc.png", curves, f"{candidate.name} on {data.name}")
+    curves = {s: {group: c for group, m in groups.items() if (c := s.curve(m))} for s in chosen}
+    for s, of_groups in curves.items():
+        if of_groups:
+            write_roc(folder / roc_name(s), of_groups, f"{candidate.name} on {data.name}")
     print(format_table(per_sequence, BRIEF, formats=FORMATS), end="")
-    print(f"{candidate.name} on {data.name}, {facts['rule']}\n{seconds:.1f} s, in {folder}\n", flush=True)
+    for s in chosen:
+        print(f"{candidate.name} on {data.name}, {s.protocol} protocol: {s.rule(groups['all'])}")
+    print(f"{seconds:.1f} s, in {folder}\n", flush=True)
     return {
         "name": candidate.name,
         "source": candidate.source,
         "rows": measured,
         "published": published,
-        "curve": curves.get("all"),
+        "curves": {roc_name(s): of_groups["all"] for s, of_groups in curves.items() if "all" in of_groups},
     }
 
 
-def judged(metrics: dict[str, Any], threshold: float) -> tuple[dict[str, float], str]:
-    return figures(metrics, threshold), rule(metrics, threshold)
+def scored(scoring: Scoring, groups: dict[str, Metrics], sequences: dict[str, Metrics]) -> dict[str, Any]:
+    """All figures and curves of one scoring, for eval.json."""
+
+    def with_curves(parts: dict[str, Metrics]) -> dict[str, Any]:
+        return {k: {**scoring.figures(m), "curve": scoring.curve(m)} for k, m in parts.items()}
+
+    return {
+        "protocol": scoring.protocol,
+        "targets_by": scoring.targets,
+        "rule": scoring.rule(groups["all"]),
+        "groups": with_curves(groups),
+        "sequences": with_curves(sequences),
+    }
 
 
-def with_curve(metrics: dict[str, Any], threshold: float) -> dict[str, Any]:
-    return {**figures(metrics, threshold), "curve": curve(metrics)}
+def roc_name(scoring: Scoring) -> str:
+    return f"roc_{scoring.protocol}_{scoring.targets}.png"
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
@@ -201,11 +221,15 @@ def write_table(path: Path, rows: list[Row]) -> None:
     write_atomically(path.with_suffix(".csv"), format_table(rows, COLUMNS, "csv").encode())
 
 
-def labelled_curves(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Curves by model, or by the source of the weights where one model was tested with several."""
+def shared_curves(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Curves of several tests by picture, and in it by model or by the source of the model's weights."""
     tests = Counter(one["name"] for one in found)
-    labels = [one["name"] if tests[one["name"]] == 1 else one["source"] for one in found]
-    return {label: one["curve"] for label, one in zip(labels, found, strict=True) if one["curve"]}
+    pictures: dict[str, dict[str, Any]] = {}
+    for one in found:
+        label = one["name"] if tests[one["name"]] == 1 else one["source"]
+        for picture, curve in one["curves"].items():
+            pictures.setdefault(picture, {})[label] = curve
+    return {picture: curves for picture, curves in pictures.items() if len(curves) > 1}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -222,9 +246,8 @@ def main(argv: list[str] | None = None) -> None:
         rows += [r for one in found for r in one["rows"]]
         for published in {one["name"]: one["published"] for one in found}.values():
             rows += published
-        curves = labelled_curves(found)
-        if len(curves) > 1:
-            write_roc(folder / f"roc_{dataset}.png", curves, dataset)
+        for picture, curves in shared_curves(found).items():
+            write_roc(folder / f"{dataset}_{picture}", curves, dataset)
     write_table(folder / "table", rows)
     print(format_table(rows, COLUMNS, formats=FORMATS), end="")
     print(f"in {folder}")

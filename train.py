@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from dataset import SequenceSet, create_dataset
-from dataset.clips import EpochBatches, TestVideo, TrainingClips
+from dataset.clips import EpochBatches, training_clips
+from dataset.video import TestVideo
 from loss import create_loss
-from metrics import mask_metrics
+from metrics.protocols import protocol_metrics
 from model import create_model
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from utils.cli import add_data_flags, add_recipe_flags, new_parser, reader_options, typed_settings
@@ -28,7 +29,7 @@ from utils.pictures import overlay
 from utils.recipe import Recipe, flat, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
 from utils.runlog import Record, latest_run, new_run_folder
-from utils.scoring import figures, score_set
+from utils.scoring import score_set, scorings
 from utils.seed import random_state, restore_random_state, set_seed
 
 
@@ -36,7 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Train detectors of infrared small moving targets.")
     add_data_flags(parser)
     add_recipe_flags(parser, "epochs", "batch_size", "learning_rate", "seq_len", "patch_size", "sample_rate")
-    add_recipe_flags(parser, "optimizer", "loss", "threshold", "seed")
+    add_recipe_flags(parser, "optimizer", "loss", "threshold", "protocol", "seed")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -68,7 +69,7 @@ class TrainingRun:
         self.loss = create_loss(self.recipe.loss, **self.recipe.loss_options)
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.progress = Progress()
-        figures(self.new_metrics(), self.recipe.threshold)  # refuses an uncounted threshold before the work
+        self.scoring = scorings(self.new_metrics(), self.recipe.threshold)[0]  # or refuses before the work
         training, self.validation = self.read_data()
         for sequence in self.validation:
             if sequence.masks is None:
@@ -77,7 +78,7 @@ class TrainingRun:
                     "use --set validation=holdout"
                 )
         cache = args.cache_dir if args.cache else None
-        self.clips = TrainingClips(
+        self.clips = training_clips(
             training, self.recipe.clip, self.recipe.sample_rate, self.recipe.seed, cache
         )
         self.videos = [TestVideo(s, self.validation, self.recipe.clip, cache) for s in self.validation]
@@ -209,7 +210,7 @@ class TrainingRun:
         print(
             f"epoch {self.progress.epoch:3d}/{self.recipe.epochs}  loss {mean_loss:.4f}  IoU {iou:.4f}  "
             f"Pd {100 * scores['pd']:.2f} %  Fa {1e5 * scores['fa']:.2f}e-5  AUC {scores['auc']:.4f}  "
-            f"{entry['seconds']:.1f} s{'  best' if is_best else ''}",
+            f"{self.recipe.protocol} protocol  {entry['seconds']:.1f} s{'  best' if is_best else ''}",
             flush=True,
         )
         self.epoch_start = time.perf_counter()
@@ -224,15 +225,19 @@ class TrainingRun:
                 self.board.add_image("prediction", picture, self.progress.steps, dataformats="HWC")
 
         groups, _ = score_set(self.model, self.videos, {}, self.new_metrics, self.device, show)
-        return figures(groups["all"], self.recipe.threshold)
+        return self.scoring.figures(groups["all"])
 
     def new_metrics(self) -> dict[str, Any]:
-        return mask_metrics(self.recipe.match, self.recipe.exclude, self.recipe.threshold)
+        recipe = self.recipe
+        return protocol_metrics(
+            [recipe.protocol], recipe.scoring, recipe.threshold, recipe.match, recipe.exclude
+        )
 
     def run(self) -> None:
         write_json(self.folder / "recipe.json", {**self.describe(), "recipe": self.recipe.to_dict()})
         print(f"{self.model_name} on {self.dataset_name}: {len(self.clips)} clips an epoch, in {self.folder}")
         print("recipe: " + ", ".join(f"{k}={v}" for k, v in flat(self.recipe.to_dict()).items()))
+        print(f"validation: {self.recipe.protocol} protocol, {self.scoring.rule(self.new_metrics())}")
         with StopRequest() as self.stop, self.board:
             if self.progress.steps == 0:
                 self.save("last.pth")

@@ -1,45 +1,26 @@
-"""Sequences to model inputs: training clips drawn as DeepPro draws them, and the windows of a test."""
+"""Sequences to training clips: windows drawn as DeepPro draws them, and the frames around a key frame."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.frames import SequenceFrames
-from dataset.sequence import Sequence, SequenceSet
+from dataset.normalisation import Normalisation, normalisation_of
+from dataset.sequence import SequenceSet
 from utils.errors import UserError
 from utils.recipe import ClipSpec
-from utils.windows import test_windows, training_windows
-
-
-def normalised(images: np.ndarray, mean: float, std: float) -> np.ndarray:
-    """(images - mean) / std, float32."""
-    return ((images - np.float32(mean)) / np.float32(std)).astype(np.float32, copy=False)
-
-
-def gray_statistics(frames: SequenceFrames, data: SequenceSet, spec: ClipSpec) -> tuple[float, float]:
-    """(mean, std) that normalise a sequence: the recipe's, else the data set's, else the sequence's own."""
-    if spec.mean is not None and spec.std is not None:
-        return spec.mean, spec.std
-    if data.mean is not None:
-        return data.mean, data.std
-    return frames.statistics()
+from utils.windows import frame_numbers, key_frame_clip, training_windows
 
 
 class TrainingClips(Dataset):
     """Clips for training, each a pure function of (seed, epoch, index), so that any run can be continued.
 
-    One epoch has `sample_rate` x (number of windows) clips. For each, a window is drawn with a chance
-    proportional to its length over all sequences (published rule). A window shorter than the clip is filled
-    up with padding frames: at the end for an odd index, in front for an even one. A patch is then cut, with
-    the chance `target_crops` around a target of the middle frame, else anywhere.
-
-    Items: {"clip": float32 [C, T, h, w], "target": [T, h, w] of 0 and 1, "name": "Sequence1[12:52]"}.
+    Items are taken by (epoch, index), index below len(self):
+    {"clip": float32 [C, T, h, w], "target": float32 [T', h, w] of 0 and 1, "name": "Sequence1[12:52]"}.
     """
 
     def __init__(
@@ -48,67 +29,138 @@ class TrainingClips(Dataset):
         for sequence in data:
             if sequence.masks is None:
                 raise UserError(f"{data.name} {sequence.name} has no masks; training a mask model needs them")
-        self.spec, self.seed = spec, seed
+        self.data, self.spec, self.seed = data, spec, seed
         self.frames = [
-            SequenceFrames(sequence, spec.train_resize, spec.mask_resize, cache) for sequence in data
+            SequenceFrames(sequence, spec.train_resize, spec.mask_resize, cache, spec.letterbox)
+            for sequence in data
         ]
-        self.data = data
-        self.windows = [
-            (index, start, stop)
-            for index, sequence in enumerate(data)
-            for start, stop in training_windows(len(sequence), spec.frames, spec.include_last)
-        ]
-        if not self.windows:
+        self._normalisations: dict[int, Normalisation] = {}
+        self.candidates = self.find_candidates()
+        if not self.candidates:
             raise UserError(f"the sequences of {data.name} in {data.root} are too short for a training clip")
-        lengths = np.array([stop - start for _, start, stop in self.windows], np.float64)
-        self.chances = np.cumsum(lengths) / lengths.sum()
-        self.clips_per_epoch = max(int(len(self.windows) * sample_rate), 1)
-        self._statistics: dict[int, tuple[float, float]] = {}
+        self.clips_per_epoch = max(int(len(self.candidates) * sample_rate), 1)
 
     def __len__(self) -> int:
         return self.clips_per_epoch
 
+    def normalised(self, number: int, images: np.ndarray) -> np.ndarray:
+        """Frames of sequence `number` as the network sees them, float32."""
+        if number not in self._normalisations:
+            self._normalisations[number] = normalisation_of(self.frames[number], self.data, self.spec)
+        return self._normalisations[number](images)
+
+    def item(self, images: np.ndarray, masks: np.ndarray, name: str) -> dict:
+        """One item of normalised frames [T, h, w] and masks [T', h, w]."""
+        clip = torch.from_numpy(images)[None].expand(self.spec.channels, -1, -1, -1)
+        return {"clip": clip, "target": torch.from_numpy(masks.astype(np.float32, copy=False)), "name": name}
+
+
+class WindowClips(TrainingClips):
+    """Windows of frames, all of which the model predicts.
+
+    One epoch has `sample_rate` x (number of windows) clips. For each, a window is drawn with a chance
+    proportional to its length over all sequences (published rule). A window shorter than the clip is filled
+    up with padding frames: at the end for an odd index, in front for an even one. A patch is then cut, with
+    the chance `target_crops` around a target of the middle frame, else anywhere.
+    """
+
+    def find_candidates(self) -> list[tuple[int, int, int]]:
+        """(sequence, start, stop) of each window."""
+        windows = [
+            (index, start, stop)
+            for index, sequence in enumerate(self.data)
+            for start, stop in training_windows(len(sequence), self.spec.frames, self.spec.include_last)
+        ]
+        lengths = np.array([stop - start for _, start, stop in windows], np.float64)
+        self.chances = np.cumsum(lengths) / lengths.sum() if windows else lengths
+        return windows
+
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        """key: (epoch, index), index below len(self)."""
         epoch, index = key
         draw = np.random.default_rng([self.seed, epoch, index])
         window = int(np.searchsorted(self.chances, draw.random(), side="right"))
-        number, start, stop = self.windows[min(window, len(self.windows) - 1)]
+        number, start, stop = self.candidates[min(window, len(self.candidates) - 1)]
         frames = self.frames[number]
-        if number not in self._statistics:
-            self._statistics[number] = gray_statistics(frames, self.data, self.spec)
-        images = normalised(frames.images(start, stop), *self._statistics[number])
+        images = self.normalised(number, frames.pixels(range(start, stop)))
         masks = frames.masks(start, stop)
 
         short = self.spec.frames - (stop - start)
         padding = (0, short) if index % 2 else (short, 0)
         middle = (stop - start) // 2  # the published reference frame, whichever side is padded
         if self.spec.patch:
-            rows, cols = self._crop(masks[middle], draw, frames.sequence.name)
+            rows, cols = patch_of(masks[middle], self.spec, draw, frames.sequence.name)
             images, masks = images[:, rows, cols], masks[:, rows, cols]
         images, masks = pad_frames(images, padding, self.spec.padding), pad_frames(masks, padding, "zeros")
-        clip = torch.from_numpy(images)[None].repeat(self.spec.channels, 1, 1, 1)
-        name = f"{frames.sequence.name}[{start}:{stop}]"
-        return {"clip": clip, "target": torch.from_numpy(masks.astype(np.float32)), "name": name}
+        return self.item(images, masks, f"{frames.sequence.name}[{start}:{stop}]")
 
-    def _crop(self, mask: np.ndarray, draw: np.random.Generator, name: str) -> tuple[slice, slice]:
-        side = self.spec.patch
-        if min(mask.shape) < side:
-            raise UserError(
-                f"frames of {name} are {mask.shape[1]}x{mask.shape[0]}, smaller than the patch "
-                f"of {side}; use --patch_size {min(mask.shape)} or less"
-            )
-        spare = 0 if self.spec.include_last else 1  # published: the last row and column are never in a patch
-        limits = [max(extent - side - spare, 0) for extent in mask.shape]
-        corner = [int(draw.integers(0, limit + 1)) for limit in limits]
-        count, _, _, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        if count > 1 and draw.random() < self.spec.target_crops:
-            x, y = centres[draw.integers(1, count)]
-            reach = int(side / 2 / 3)
-            shift = draw.uniform(-reach, reach, 2)
-            corner = [int(c + s - side / 2) for c, s in zip((y, x), shift, strict=True)]
-            corner = [min(max(c, 0), limit) for c, limit in zip(corner, limits, strict=True)]
-        return slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side)
+
+class KeyFrameClips(TrainingClips):
+    """The frames around a key frame, which alone the model predicts: "target" is [1, h, w].
+
+    Each frame of each sequence is a key frame once per epoch, or a drawn share `sample_rate` of them. Which
+    frames make up its clip is told in `utils.windows.key_frame_clip`.
+    """
+
+    def find_candidates(self) -> list[tuple[int, int]]:
+        """(sequence, place in it) of each key frame."""
+        self.numbers = [frame_numbers(s.images, self.spec.neighbours) for s in self.data]
+        return [(number, place) for number, s in enumerate(self.data) for place in range(len(s))]
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        if len(self) < len(self.candidates):
+            index = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.candidates))[index])
+        number, place = self.candidates[index]
+        frames = self.frames[number]
+        chosen = key_frame_clip(self.numbers[number], place, self.spec.frames, self.spec.key)
+        images = self.normalised(number, frames.pixels(chosen))
+        mask = frames.mask(place)
+        target = with_column_quirk(mask) if self.spec.column_quirk else mask
+        if self.spec.patch:
+            draw = np.random.default_rng([self.seed, epoch, index])
+            rows, cols = patch_of(mask, self.spec, draw, frames.sequence.name)
+            images, target = images[:, rows, cols], target[rows, cols]
+        return self.item(images, target[None], f"{frames.sequence.name}[{place}]")
+
+
+def training_clips(
+    data: SequenceSet, spec: ClipSpec, sample_rate: float, seed: int = 0, cache: Path | None = None
+) -> TrainingClips:
+    """The training clips of a mask model: windows, or clips of a key frame, as `spec.key` says."""
+    kind = WindowClips if spec.key == "all" else KeyFrameClips
+    return kind(data, spec, sample_rate, seed, cache)
+
+
+def patch_of(mask: np.ndarray, spec: ClipSpec, draw: np.random.Generator, name: str) -> tuple[slice, slice]:
+    """Rows and columns of a training patch, placed by the mask [H, W] of its reference frame."""
+    side = spec.patch
+    if min(mask.shape) < side:
+        raise UserError(
+            f"frames of {name} are {mask.shape[1]}x{mask.shape[0]}, smaller than the patch "
+            f"of {side}; use --patch_size {min(mask.shape)} or less"
+        )
+    spare = 0 if spec.include_last else 1  # published: the last row and column are never in a patch
+    limits = [max(extent - side - spare, 0) for extent in mask.shape]
+    corner = [int(draw.integers(0, limit + 1)) for limit in limits]
+    count, _, _, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    if count > 1 and draw.random() < spec.target_crops:
+        x, y = centres[draw.integers(1, count)]
+        reach = int(side / 2 / 3)
+        shift = draw.uniform(-reach, reach, 2)
+        corner = [int(c + s - side / 2) for c, s in zip((y, x), shift, strict=True)]
+        corner = [min(max(c, 0), limit) for c, limit in zip(corner, limits, strict=True)]
+    return slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side)
+
+
+def with_column_quirk(mask: np.ndarray) -> np.ndarray:
+    """The mask [H, W] after a statement that RPRNet's loader inherited from a loader of boxes, float32.
+
+    Where targets lie in the first four columns, values such as -1 and 0.5 appear.
+    """
+    mask = mask.astype(np.float32)
+    mask[:, 2:4] -= mask[:, 0:2]
+    mask[:, 0:2] += mask[:, 2:4] / 2
+    return mask
 
 
 def pad_frames(frames: np.ndarray, padding: tuple[int, int], how: str) -> np.ndarray:
@@ -135,59 +187,3 @@ class EpochBatches:
         for batch in range(self.start, self.clips // self.batch_size):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield [(self.epoch, index) for index in chosen]
-
-
-class TestVideo:
-    """One sequence at test time: the windows to predict, and the truth to score them with.
-
-    Iterating gives (first frame, number of real frames, clip [1, C, T, H, W]) per window. Each frame is
-    decoded once; the next window is read while the current one is computed.
-    """
-
-    __test__ = False  # not a test, whatever pytest makes of its name
-
-    def __init__(self, sequence: Sequence, data: SequenceSet, spec: ClipSpec, cache: Path | None = None):
-        self.name, self.spec = sequence.name, spec
-        self.frames = SequenceFrames(sequence, spec.test_resize, cache=cache)
-        self.originals = SequenceFrames(sequence, cache=cache) if spec.test_resize else self.frames
-        self.mean, self.std = gray_statistics(self.frames, data, spec)
-        self.windows = test_windows(len(sequence), spec.frames)
-        self._recent: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._window, *self.windows[0])
-            for following in [*self.windows[1:], None]:
-                current = ahead.result()
-                if following:
-                    ahead = reader.submit(self._window, *following)
-                yield current
-
-    def restore(self, probability: np.ndarray) -> np.ndarray:
-        """A predicted map [h, w] at the size of the original frames, bilinear by OpenCV."""
-        height, width = self.originals.size
-        if probability.shape == (height, width):
-            return probability
-        return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
-
-    def truth(self, index: int) -> dict[str, np.ndarray | None]:
-        """The truth of a frame at its original size: "mask" [H, W] of 0 and 1, and "centroid_map" [H, W]."""
-        sequence = self.originals.sequence
-        mask = self.originals.mask(index) if sequence.masks is not None else None
-        if mask is not None and sequence.centroids is None:
-            return {"mask": mask, "centroid_map": mask}  # decoded once
-        return {"mask": mask, "centroid_map": self.originals.centroid_map(index)}
-
-    def _window(self, start: int, stop: int) -> tuple[int, int, Tensor]:
-        for index in [i for i in self._recent if i < start]:
-            del self._recent[index]
-        for index in range(start, stop):
-            if index not in self._recent:
-                self._recent[index] = normalised(self.frames.images(index, index + 1)[0], self.mean, self.std)
-        images = np.stack([self._recent[i] for i in range(start, stop)])
-        images = pad_frames(images, (0, self.spec.frames - (stop - start)), self.spec.padding)
-        clip = torch.from_numpy(images)[None, None].expand(1, self.spec.channels, -1, -1, -1)
-        return start, stop - start, clip

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from dataset.io import gray_values, read_gray
+from dataset.io import PADDING, gray_values, letterboxed, read_gray
 from dataset.sequence import Sequence
 from utils.errors import UserError
 
@@ -17,6 +18,7 @@ class SequenceFrames:
     """Frames and truth of one sequence as arrays of one size.
 
     resize:      (height, width) of images and masks, None keeps the files' size
+    letterbox:   side of the square that they are fitted into instead, None for none
     mask_resize: "bicubic" or "nearest"
     cache:       folder for memory-mapped copies, None decodes the files each time
     """
@@ -27,8 +29,10 @@ class SequenceFrames:
         resize: tuple[int, int] | None = None,
         mask_resize: str = "bicubic",
         cache: Path | None = None,
+        letterbox: int | None = None,
     ):
         self.sequence, self.resize, self.mask_resize, self.cache = sequence, resize, mask_resize, cache
+        self.letterbox = letterbox
         self._maps: dict[str, np.ndarray] = {}
         self._size: tuple[int, int] | None = None
 
@@ -42,9 +46,19 @@ class SequenceFrames:
             self._size = self._pixels("images", 0).shape
         return self._size
 
+    def pixels(self, places: Iterable[int]) -> np.ndarray:
+        """Pixels of several frames as `image` gives them, [n, H, W]; each is read once."""
+        places = list(places)
+        read = {place: self.image(place) for place in dict.fromkeys(places)}
+        return np.stack([read[place] for place in places])
+
     def images(self, start: int, stop: int) -> np.ndarray:
         """Gray values 0..255 of frames start .. stop - 1, float32 [n, H, W]."""
-        return np.stack([gray_values(self._checked("images", i)) for i in range(start, stop)])
+        return np.stack([gray_values(self.image(i)) for i in range(start, stop)])
+
+    def image(self, index: int) -> np.ndarray:
+        """Pixels of one frame as the file has them, uint8 or uint16 [H, W]; letterboxed ones are uint8."""
+        return self._checked("images", index)
 
     def masks(self, start: int, stop: int) -> np.ndarray:
         """Masks of frames start .. stop - 1, uint8 [n, H, W] of 0 and 1."""
@@ -110,7 +124,10 @@ class SequenceFrames:
 
     def _decode(self, kind: str, index: int) -> np.ndarray:
         method = "bicubic" if kind == "images" else self.mask_resize
-        return read_gray(getattr(self.sequence, kind)[index], self.resize, method)
+        path = getattr(self.sequence, kind)[index]
+        if self.letterbox and kind in PADDING:
+            return letterboxed(read_gray(path), self.letterbox, PADDING[kind], method)
+        return read_gray(path, self.resize, method)
 
     def _map(self, kind: str) -> np.ndarray:
         if kind not in self._maps:
@@ -122,7 +139,7 @@ class SequenceFrames:
 
     def _fingerprint(self, kind: str) -> str:
         """Changes with every path, size and time of change of the source files, and with the resizing."""
-        digest = hashlib.sha256(repr((kind, self.resize, self.mask_resize)).encode())
+        digest = hashlib.sha256(repr((kind, self.resize, self.letterbox, self.mask_resize)).encode())
         for path in getattr(self.sequence, kind):
             try:
                 stat = path.stat()

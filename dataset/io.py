@@ -6,8 +6,21 @@ import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from utils.errors import UserError
+from utils.geometry import Letterbox
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+
+
+PADDING = {"images": 128, "masks": 0}  # around a letterboxed frame, as published
+
+
+def letterboxed(pixels: np.ndarray, side: int, padding: int, method: str = "bicubic") -> np.ndarray:
+    """A gray image fitted into a square [side, side] of uint8 by Pillow's `method`; 16 bit becomes 8."""
+    image = Image.fromarray(np.rint(gray_values(pixels)).astype(np.uint8))
+    place = Letterbox(image.width, image.height, side)
+    square = Image.new("L", (side, side), padding)
+    square.paste(image.resize(place.size, RESAMPLING[method]), place.corner)
+    return np.asarray(square)
 
 
 def read_gray(path: Path, resize: tuple[int, int] | None = None, method: str = "bicubic") -> np.ndarray:

@@ -14,12 +14,4 @@ def create_metric(name: str, **options):
     return METRICS.create(name, **options)
 
 
-def mask_metrics(match: int, exclude: int, threshold: float) -> dict:
-    """The metrics by which probability maps are scored: targets (Pd, Fa, AUC) and pixels (IoU, nIoU)."""
-    return {
-        "ShootingRules": create_metric("ShootingRules", match=match, exclude=exclude),
-        "IoU": create_metric("IoU", threshold=threshold),
-    }
-
-
-__all__ = ["create_metric", "list_metrics", "mask_metrics", "register_metric"]
+__all__ = ["create_metric", "list_metrics", "register_metric"]

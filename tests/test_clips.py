@@ -10,8 +10,9 @@ from PIL import Image
 from scipy.stats import chi2
 
 import dataset.frames
-from dataset.clips import EpochBatches, TestVideo, TrainingClips
+from dataset.clips import EpochBatches, WindowClips
 from dataset.sequence import Sequence, SequenceSet
+from dataset.video import TestVideo
 from utils import windows
 from utils.errors import UserError
 from utils.recipe import ClipSpec
@@ -60,7 +61,7 @@ def source_of(clip, shape: tuple[int, int]) -> tuple[list[int], int, int]:
     return frames, row, col
 
 
-def corners(clips: TrainingClips, shape: tuple[int, int], count: int) -> np.ndarray:
+def corners(clips: WindowClips, shape: tuple[int, int], count: int) -> np.ndarray:
     """Row and column of the first `count` crops of epoch 0."""
     return np.array([source_of(clips[0, index]["clip"], shape)[1:] for index in range(count)])
 
@@ -113,24 +114,24 @@ def test_fusion_is_the_published_one(case):
 
 def test_clips_per_epoch_of_nudt_mirsdt():
     data = set_of(*(unread_sequence(f"Sequence{i}", 100) for i in range(80)))
-    clips = TrainingClips(data, ClipSpec(frames=40), sample_rate=0.1)
-    assert len(clips.windows) == 80 * 96
+    clips = WindowClips(data, ClipSpec(frames=40), sample_rate=0.1)
+    assert len(clips.candidates) == 80 * 96
     assert len(clips) == 768
-    assert len(TrainingClips(data, ClipSpec(frames=40), sample_rate=0.03)) == int(80 * 96 * 0.03)
-    assert len(TrainingClips(data, ClipSpec(frames=40), sample_rate=1e-6)) == 1
+    assert len(WindowClips(data, ClipSpec(frames=40), sample_rate=0.03)) == int(80 * 96 * 0.03)
+    assert len(WindowClips(data, ClipSpec(frames=40), sample_rate=1e-6)) == 1
 
 
 def test_sequences_too_short_for_a_clip_are_left_out():
-    clips = TrainingClips(set_of(unread_sequence("a", 4), unread_sequence("b", 6)), ClipSpec(), 1.0)
-    assert [clips.frames[number].sequence.name for number, _, _ in clips.windows] == ["b", "b"]
+    clips = WindowClips(set_of(unread_sequence("a", 4), unread_sequence("b", 6)), ClipSpec(), 1.0)
+    assert [clips.frames[number].sequence.name for number, _, _ in clips.candidates] == ["b", "b"]
     with pytest.raises(UserError, match="too short"):
-        TrainingClips(set_of(unread_sequence("a", 4)), ClipSpec(), 1.0)
+        WindowClips(set_of(unread_sequence("a", 4)), ClipSpec(), 1.0)
 
 
 def test_training_needs_masks():
     sequence = Sequence("a", (Path("1.png"), Path("2.png")))
     with pytest.raises(UserError, match="a has no masks"):
-        TrainingClips(set_of(sequence), ClipSpec(frames=1), 1.0)
+        WindowClips(set_of(sequence), ClipSpec(frames=1), 1.0)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "repeat"])
@@ -138,7 +139,7 @@ def test_a_clip_is_one_patch_of_one_window(tmp_path, padding):
     shape, targets = (20, 24), [(6, 7), (6, 8)]
     sequence = numbered_sequence(tmp_path, "a", 14, shape, targets)
     spec = ClipSpec(frames=8, patch=9, channels=3, padding=padding, **EXACT)
-    clips = TrainingClips(set_of(sequence), spec, 1.0)
+    clips = WindowClips(set_of(sequence), spec, 1.0)
     mask = np.zeros(shape)
     mask[6, 7:9] = 1
     short = 0
@@ -163,7 +164,7 @@ def test_a_clip_is_one_patch_of_one_window(tmp_path, padding):
 
 def test_windows_are_drawn_in_proportion_to_their_length(tmp_path):
     sequences = [numbered_sequence(tmp_path, name, n, (4, 4)) for name, n in (("a", 9), ("b", 5), ("c", 16))]
-    clips = TrainingClips(set_of(*sequences), ClipSpec(frames=6, **EXACT), 1.0, cache=tmp_path / "cache")
+    clips = WindowClips(set_of(*sequences), ClipSpec(frames=6, **EXACT), 1.0, cache=tmp_path / "cache")
     lengths = {
         f"{s.name}[{start}:{stop}]": stop - start
         for s in sequences
@@ -181,7 +182,7 @@ def test_crops_without_a_target_are_uniform_and_leave_out_the_last_row_and_colum
     sequence = numbered_sequence(tmp_path, "a", 3, (12, 14))
     for include_last, places in ((False, 3 * 5), (True, 4 * 6)):
         spec = ClipSpec(frames=2, patch=9, include_last=include_last, **EXACT)
-        clips = TrainingClips(set_of(sequence), spec, 1.0, cache=tmp_path / "cache")
+        clips = WindowClips(set_of(sequence), spec, 1.0, cache=tmp_path / "cache")
         found, counts = np.unique(corners(clips, (12, 14), 1500), axis=0, return_counts=True)
         assert len(found) == places
         assert found.min() == 0
@@ -192,7 +193,7 @@ def test_crops_without_a_target_are_uniform_and_leave_out_the_last_row_and_colum
 
 def test_three_quarters_of_the_crops_are_placed_around_a_target(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 3, (60, 60), [(30, 30)])
-    clips = TrainingClips(set_of(sequence), ClipSpec(frames=2, patch=15, **EXACT), 1.0)
+    clips = WindowClips(set_of(sequence), ClipSpec(frames=2, patch=15, **EXACT), 1.0)
     hits = sum(bool(clips[0, index]["target"].any()) for index in range(1500))
     by_chance = (15 / 45) ** 2  # 15 of the 45 places along each axis
     assert hits / 1500 == pytest.approx(0.75 + 0.25 * by_chance, abs=4 * math.sqrt(0.78 * 0.22 / 1500))
@@ -202,7 +203,7 @@ def test_target_crops_are_shifted_by_up_to_a_sixth_of_their_side(tmp_path):
     """top-left = int(centroid + u - side / 2), u uniform in +-int(side / 6), each component as often."""
     small, large = [(30, 20)], [(30, 38), (30, 39), (31, 40)]  # centroids (30, 20) and (30.33, 39)
     sequence = numbered_sequence(tmp_path, "a", 3, (60, 60), small + large)
-    clips = TrainingClips(set_of(sequence), ClipSpec(frames=2, patch=15, target_crops=1.0, **EXACT), 1.0)
+    clips = WindowClips(set_of(sequence), ClipSpec(frames=2, patch=15, target_crops=1.0, **EXACT), 1.0)
     found = corners(clips, (60, 60), 600)
     assert set(found[:, 0]) == set(range(20, 25))
     around_small = found[:, 1] <= 14
@@ -215,7 +216,7 @@ def test_target_crops_are_shifted_by_up_to_a_sixth_of_their_side(tmp_path):
 def test_target_crops_stay_inside(tmp_path, target, corner):
     sequence = numbered_sequence(tmp_path, "a", 3, (60, 60), [target])
     spec = ClipSpec(frames=2, patch=15, target_crops=1.0, **EXACT)
-    clips = TrainingClips(set_of(sequence), spec, 1.0)
+    clips = WindowClips(set_of(sequence), spec, 1.0)
     assert np.unique(corners(clips, (60, 60), 20), axis=0).tolist() == [corner]
 
 
@@ -224,7 +225,7 @@ def test_crops_look_at_the_middle_frame_of_the_window(tmp_path):
     mask = np.zeros((60, 60), np.uint8)
     mask[40, 40] = 255
     Image.fromarray(mask).save(sequence.masks[3])
-    clips = TrainingClips(set_of(sequence), ClipSpec(frames=6, patch=15, target_crops=1.0, **EXACT), 1.0)
+    clips = WindowClips(set_of(sequence), ClipSpec(frames=6, patch=15, target_crops=1.0, **EXACT), 1.0)
     around = {}
     for index in range(300):
         start, stop = map(int, clips[0, index]["name"].removeprefix("a[").rstrip("]").split(":"))
@@ -239,9 +240,9 @@ def test_items_depend_on_seed_epoch_and_index_alone(tmp_path):
     spec = ClipSpec(frames=8, patch=9, **EXACT)
 
     def item(seed, epoch, index):
-        return TrainingClips(data, spec, 1.0, seed)[epoch, index]["clip"].numpy()
+        return WindowClips(data, spec, 1.0, seed)[epoch, index]["clip"].numpy()
 
-    clips = TrainingClips(data, spec, 1.0, seed=1)
+    clips = WindowClips(data, spec, 1.0, seed=1)
     for index in (5, 3, 4):  # another order, another object
         assert np.array_equal(clips[2, index]["clip"], item(1, 2, index))
     assert not np.array_equal(item(1, 2, 3), item(1, 3, 3))
@@ -254,7 +255,7 @@ def test_resized_masks_grow_by_the_published_rule(tmp_path, method, pixels):
     target = [(row, col) for row in range(90, 93) for col in range(100, 103)]
     sequence = numbered_sequence(tmp_path, "a", 2, (200, 300), target)
     spec = ClipSpec(frames=1, train_resize=(256, 256), mask_resize=method)
-    item = TrainingClips(set_of(sequence, mean=0.0, std=1.0), spec, 1.0)[0, 0]
+    item = WindowClips(set_of(sequence, mean=0.0, std=1.0), spec, 1.0)[0, 0]
     assert item["clip"].shape == (1, 1, 256, 256)
     assert item["target"].sum() == pixels
     assert set(item["target"].unique().tolist()) == {0.0, 1.0}
@@ -263,7 +264,7 @@ def test_resized_masks_grow_by_the_published_rule(tmp_path, method, pixels):
 def test_a_patch_larger_than_the_frames_is_refused(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 2, (10, 16))
     with pytest.raises(UserError, match="16x10, smaller than the patch of 11; use --patch_size 10"):
-        TrainingClips(set_of(sequence), ClipSpec(frames=1, patch=11, **EXACT), 1.0)[0, 0]
+        WindowClips(set_of(sequence), ClipSpec(frames=1, patch=11, **EXACT), 1.0)[0, 0]
 
 
 # ---- batches ----

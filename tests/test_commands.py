@@ -100,10 +100,13 @@ def check_evaluation(folder: Path, model: str) -> dict:
     """The files of a test run; the figures of its JSON recomputed from the counts beside them."""
     evaluation = json.loads((folder / "eval.json").read_text())
     assert (evaluation["model"], evaluation["dataset"], evaluation["frames"]) == (model, "Synthetic", 48)
-    assert "match=1 exclude=4" in evaluation["rule"]
-    assert set(evaluation["groups"]) == {"all", "SNR<=3", "SNR>3"}
-    assert set(evaluation["sequences"]) == {"Sequence4", "Sequence5"}
-    for scores in [*evaluation["groups"].values(), *evaluation["sequences"].values()]:
+    (scored,) = evaluation["scores"]
+    assert (scored["protocol"], scored["targets_by"]) == ("published", "ShootingRules")
+    assert "match=1 exclude=4" in scored["rule"]
+    groups, sequences = scored["groups"], scored["sequences"]
+    assert set(groups) == {"all", "SNR<=3", "SNR>3"}
+    assert set(sequences) == {"Sequence4", "Sequence5"}
+    for scores in [*groups.values(), *sequences.values()]:
         curve = scores["curve"]
         at = curve["thresholds"].index(0.5)
         assert scores["pd"] == curve["true"][at] / curve["targets"][at]
@@ -112,17 +115,16 @@ def check_evaluation(folder: Path, model: str) -> dict:
         pd = np.array(curve["true"]) / np.array(curve["targets"])
         assert scores["auc"] == pytest.approx(np.trapezoid(pd[::-1], fa[::-1]), abs=1e-12)
     for count in ("true", "targets", "false"):
-        parts = [evaluation["sequences"][name][count] for name in ("Sequence4", "Sequence5")]
-        assert evaluation["groups"]["all"][count] == sum(parts)
+        assert groups["all"][count] == sum(sequences[name][count] for name in ("Sequence4", "Sequence5"))
     with (folder / "table.csv").open(newline="") as file:
         rows = {row["group"]: row for row in csv.DictReader(file)}
-    for group, scores in evaluation["groups"].items():
+    for group, scores in groups.items():
         assert float(rows[group]["Pd %"]) == pytest.approx(100 * scores["pd"], abs=0.005)
         assert float(rows[group]["AUC"]) == pytest.approx(scores["auc"], abs=5e-5)
     for name in ("table.md", "sequences.md", "sequences.csv"):
         assert (folder / name).stat().st_size > 0
-    assert Image.open(folder / "roc.png").size[0] > 100
-    return evaluation
+    assert Image.open(folder / "roc_published_ShootingRules.png").size[0] > 100
+    return {**evaluation, "groups": groups}
 
 
 def test_tophat_from_files_to_figures(tiny_data, tmp_path):
@@ -168,7 +170,7 @@ def test_several_models_share_one_table(trained, tiny_data, tmp_path):
     (folder,) = (tmp_path / "tables").iterdir()
     with (folder / "table.csv").open(newline="") as file:
         assert {row["model"] for row in csv.DictReader(file)} == {"TopHat", "DeepPro"}
-    assert (folder / "roc_Synthetic.png").is_file()
+    assert (folder / "Synthetic_roc_published_ShootingRules.png").is_file()
 
 
 @pytest.mark.parametrize("command", sorted(path.name for path in ROOT.glob("*.py")))

@@ -12,7 +12,7 @@ RECIPE_FLAGS = {
     "batch_size": ("batch_size", int, "clips per batch", ("--batchSize",)),
     "learning_rate": ("learning_rate", float, "initial learning rate", ("--lr",)),
     "seq_len": ("clip.frames", int, "frames per clip", ("--seqlen",)),
-    "patch_size": ("clip.patch", int, "side of the square training crop", ("--patchSize",)),
+    "patch_size": ("clip.patch", int, "side of the square that is trained on", ("--patchSize",)),
     "sample_rate": ("sample_rate", float, "training clips per epoch as a share of all windows", ()),
     "optimizer": ("optimizer", str, "adam or sgd", ()),
     "loss": ("loss", str, "a name of list_losses()", ()),
@@ -22,6 +22,7 @@ RECIPE_FLAGS = {
         "probability at which IoU, Pd and Fa are quoted",
         ("--threshold_eval",),
     ),
+    "protocol": ("protocol", str, "published (by the model's paper) or clean (the same for all)", ()),
     "seed": ("seed", int, "seed of everything random", ()),
 }
 

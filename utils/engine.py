@@ -128,7 +128,7 @@ def fit(
 def predict_video(model: nn.Module, video, device: torch.device) -> Iterator[tuple[int, np.ndarray]]:
     """(frame, probability [H, W] float32 at the original size) of every frame of a video, in order.
 
-    video: as dataset.clips.TestVideo. Overlapping windows are joined by their maximum.
+    video: as dataset.video.TestVideo. Overlapping windows are joined by their maximum.
     """
     model.eval()
     fusion = WindowFusion()
@@ -149,7 +149,7 @@ def evaluate(
     device: torch.device,
     on_frame: Callable[[Any, int, np.ndarray, dict], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Score a model on videos: {sequence name: {metric name: metric}}, each metric updated once per frame.
+    """Score a model on videos: {sequence name: {key: metric}}, each metric updated once per frame.
 
     A metric whose kind of truth a sequence lacks is left out for that sequence.
     on_frame(video, index, probability, truth): sees every frame, to save or draw it.
@@ -157,8 +157,9 @@ def evaluate(
     scores = {}
     for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
         metrics = new_metrics()
+        kinds = {metric.truth for metric in metrics.values()}
         for index, probability in predict_video(model, video, device):
-            truth = video.truth(index)
+            truth = video.truth(index, kinds)
             for name in [n for n in metrics if truth[metrics[n].truth] is None]:
                 del metrics[name]
             for metric in metrics.values():

@@ -57,11 +57,14 @@ def roc_picture(
     path: str | Path,
     title: str,
     thresholds: Sequence[float] | None = None,
+    x: str = "Fa (false pixels / pixels)",
+    y: str = "Pd (targets found / targets)",
 ) -> None:
     """Draw Pd over Fa, one curve per name, and write it to `path` as PNG.
 
     curves:     (fa, pd) by name, one value per threshold
     thresholds: those of the curves; the point at 0.5 is then circled
+    x, y:       what the axes are called
     The axis of Fa is logarithmic. Where a curve reaches Fa = 0, it is linear from 0 to the lowest decade.
     """
     figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
@@ -74,7 +77,7 @@ def roc_picture(
     if len(circled):
         axes.plot([], [], color="black", label="threshold 0.5", **ring)
     scale_fa(axes, np.concatenate([fa for fa, _ in curves.values()]))
-    axes.set(title=title, xlabel="Fa (false pixels / pixels)", ylabel="Pd (targets found / targets)")
+    axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
 

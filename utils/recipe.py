@@ -5,6 +5,7 @@ Precedence: the defaults below < the model's RECIPE < its entry for the data set
 
 import ast
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ class ClipSpec:
     """How sequences become model inputs."""
 
     frames: int = 40  # frames per clip
-    key: str = "all"  # which frames of a clip the model predicts
+    key: int | str = "all"  # place of the one frame that the model predicts, from 0, or "all" of a window
+    neighbours: str = "number"  # frames around a key frame: see utils.windows.key_frame_clip
     channels: int = 1  # equal copies of the gray channel
+    letterbox: int | None = None  # side of the square that whole frames are fitted into, on gray 128
     patch: int | None = None  # side of the square training crop; None: whole frames
     target_crops: float = 0.75  # chance that a crop is placed around a target
     train_resize: tuple[int, int] | None = None  # (height, width) of training frames and masks
@@ -28,8 +31,22 @@ class ClipSpec:
     mask_resize: str = "bicubic"  # how masks are resized: "bicubic" (published: masks grow) or "nearest"
     padding: str = "zeros"  # frames that fill a short clip: "zeros" (the mean gray value) or "repeat"
     include_last: bool = False  # also draw each sequence's last frame, which the published sampler never does
-    mean: float | None = None  # gray value statistics; None: the data set's own
+    gray_scale: float | None = None  # gray values 0..255 are divided by it first, as published by RPRNet
+    mean: float | None = None  # of what is normalised; None: the data set's own gray value statistics
     std: float | None = None
+    column_quirk: bool = False  # RPRNet's defect: target pixels in columns 0..3 of a mask get other values
+
+    def __post_init__(self):
+        if self.key != "all" and not (type(self.key) is int and 0 <= self.key < self.frames):
+            raise UserError(
+                "recipe key clip.key takes 'all' or a place in the clip of "
+                f"{self.frames} frames, counted from 0, not {self.key!r}"
+            )
+        if self.letterbox and (self.patch or self.train_resize or self.test_resize):
+            raise UserError(
+                "recipe key clip.letterbox fits whole frames: set clip.patch, clip.train_resize and "
+                "clip.test_resize to None beside it"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,22 +64,39 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     momentum: float = 0.9  # of sgd
-    schedule: str = "step"  # "step": times lr_decay every step_size epochs, or "constant"
+    schedule: str = "step"  # see learning_rate_at
     step_size: int = 10
     lr_decay: float = 0.7
+    warmup_epochs: int = 10
     min_learning_rate: float = 1e-5
     validation: str = "test"  # "test": the test split chooses best.pth, as published; "holdout": see holdout
     holdout: int = 8  # every so many training sequences one validates instead of training
+    protocol: str = "published"  # how a test scores: "published" by the model's paper, or "clean"
+    scoring: str = "DeepPro"  # whose published protocol, a name of metrics/protocols.py
     threshold: float = 0.5  # of IoU, and of the figures that tables quote
     match: int = 1  # ShootingRules half sizes, see metrics/shooting_rules.py
     exclude: int = 4
     seed: int = 0
 
     def learning_rate_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+        """The learning rate of an epoch, counted from 0.
+
+        constant:                learning_rate
+        step:                    times lr_decay every step_size epochs, not below min_learning_rate
+        warmup-cosine:           linear from learning_rate / warmup_epochs up to learning_rate, then half a
+                                 cosine that reaches min_learning_rate after the last epoch
+        warmup-cosine-published: RPRNet's: the first epoch has rate 0, and one more epoch warms up
+        """
+        top, bottom, warmup = self.learning_rate, self.min_learning_rate, self.warmup_epochs
         if self.schedule == "constant":
-            return self.learning_rate
-        return max(self.learning_rate * self.lr_decay ** (epoch // self.step_size), self.min_learning_rate)
+            return top
+        if self.schedule == "step":
+            return max(top * self.lr_decay ** (epoch // self.step_size), bottom)
+        late = int(self.schedule == "warmup-cosine-published")
+        if epoch < warmup + late:
+            return top * (epoch + 1 - late) / warmup
+        share = (epoch - warmup - late) / max(self.epochs - warmup, 1)
+        return bottom + (top - bottom) * (1 + math.cos(math.pi * share)) / 2
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -70,14 +104,16 @@ class Recipe:
 
 CHOICES = {
     "optimizer": ("adam", "sgd"),
-    "schedule": ("step", "constant"),
+    "schedule": ("step", "constant", "warmup-cosine", "warmup-cosine-published"),
     "validation": ("test", "holdout"),
+    "protocol": ("published", "clean"),
     "clip.mask_resize": ("bicubic", "nearest"),
     "clip.padding": ("zeros", "repeat"),
-    "clip.key": ("all",),
+    "clip.neighbours": ("number", "position"),
 }
-AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "batch_size", "step_size")
-POSITIVE = ("sample_rate", "learning_rate", "clip.std")
+AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", "batch_size", "step_size")
+AT_LEAST_ONE += ("warmup_epochs",)
+POSITIVE = ("sample_rate", "learning_rate", "clip.std", "clip.gray_scale")
 NOT_NEGATIVE = ("epochs", "match", "exclude", "seed", "weight_decay", "momentum", "min_learning_rate")
 
 
@@ -96,6 +132,8 @@ def resolve_recipe(model_recipe: dict[str, Any], dataset: str, typed: dict[str, 
     if "clip.frames" in typed and "seq_len" in general.get("model", {}):
         values.setdefault("model.seq_len", typed["clip.frames"])
         values["model.seq_len"] = typed.get("model.seq_len", typed["clip.frames"])
+    if "clip.patch" in typed and values.get("clip.letterbox") and "clip.letterbox" not in typed:
+        values["clip.letterbox"] = values.pop("clip.patch")  # what --patchSize means for such a model
     return from_flat(values)
 
 
@@ -132,10 +170,10 @@ def from_flat(values: dict[str, Any]) -> Recipe:
 def checked(key: str, value: Any) -> Any:
     """The value as the field's type, or a UserError that says what the key takes."""
     wanted = FIELD_TYPES[key]
-    optional = isinstance(wanted, types.UnionType)
-    if value is None and optional:
+    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if value is None and type(None) in kinds:
         return None
-    kind = typing.get_args(wanted)[0] if optional else wanted
+    kind = type(value) if type(value) in kinds else kinds[0]
     if typing.get_origin(kind) is tuple:
         fits = (
             isinstance(value, tuple | list)

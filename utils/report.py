@@ -10,7 +10,8 @@ import numpy as np
 from utils.files import write_atomically
 from utils.pictures import Shot, overlay_sheet, roc_picture
 
-COLUMNS = ("data set", "group", "model", "figures of", "Pd %", "Fa 1e-5", "AUC", "IoU", "nIoU", "rule")
+NAMES = ("data set", "group", "model", "figures of", "protocol", "targets by")
+COLUMNS = (*NAMES, "Pd %", "Fa 1e-5", "AUC", "IoU", "nIoU", "rule")
 BRIEF = tuple(c for c in COLUMNS if c not in ("figures of", "rule"))
 FORMATS = {"Pd %": ".2f", "Fa 1e-5": ".2f", "AUC": ".4f", "IoU": ".4f", "nIoU": ".4f"}
 SHEET_FRAMES = 6
@@ -18,9 +19,10 @@ SHEET_FRAMES = 6
 Row = dict[str, Any]
 
 
-def row(dataset: str, group: str, model: str, source: str, values: dict[str, Any], rule: str) -> Row:
+def row(names: tuple[str, ...], values: dict[str, Any], rule: str) -> Row:
     """One line of the tables; what could not be scored stays empty.
 
+    names:  what stands in the columns NAMES
     values: pd, fa, auc, iou, niou, all as fractions
     """
 
@@ -29,7 +31,7 @@ def row(dataset: str, group: str, model: str, source: str, values: dict[str, Any
         return None if value is None or value != value else value * factor
 
     numbers = (scaled("pd", 100), scaled("fa", 1e5), scaled("auc"), scaled("iou"), scaled("niou"))
-    return dict(zip(COLUMNS, (dataset, group, model, source, *numbers, rule), strict=True))
+    return dict(zip(COLUMNS, (*names, *numbers, rule), strict=True))
 
 
 def published_row(entry: dict[str, Any]) -> Row:
@@ -37,13 +39,17 @@ def published_row(entry: dict[str, Any]) -> Row:
     percent = entry.get("pd_percent")
     values = {**entry, "pd": None if percent is None else percent / 100}
     source = f"published: {entry['source']}"
-    return row(entry["dataset"], entry["group"], entry["model"], source, values, entry["rule"]["text"])
+    names = (entry["dataset"], entry["group"], entry["model"], source)
+    return row((*names, "published", entry["rule"]["metric"] or ""), values, entry["rule"]["text"])
 
 
 def write_roc(path: Path, curves: dict[str, dict[str, Any]], title: str) -> None:
-    """Draw the Pd/Fa curves of `utils.scoring.curve`, by name."""
-    thresholds = next(iter(curves.values()))["thresholds"]
-    roc_picture({name: (c["fa"], c["pd"]) for name, c in curves.items()}, path, title, thresholds)
+    """Draw the curves of one `utils.scoring.Scoring`, by name."""
+    first = next(iter(curves.values()))
+    of_pixels = {"x": "false positive rate of pixels", "y": "true positive rate of pixels"}
+    axes = of_pixels if "tpr" in first else {}
+    pairs = {name: (c["fa"], c["pd"]) for name, c in curves.items()}
+    roc_picture(pairs, path, title, first["thresholds"], **axes)
 
 
 def prediction_saver(folder: Path) -> Callable:

@@ -1,6 +1,7 @@
 """From counters to figures: what tables, eval.json and TensorBoard show."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from torch import nn
 from utils.engine import evaluate, merge_scores
 from utils.errors import UserError
 
-Metrics = dict[str, Any]
+Metrics = dict[tuple[str, str], Any]  # by (protocol, name of the metric)
+
+TARGET_RULES = ("ShootingRules", "PdFa")
 
 
 def score_set(
@@ -28,22 +31,67 @@ def score_set(
     return groups, scores
 
 
-def figures(metrics: Metrics, threshold: float) -> dict[str, float]:
-    """The figures of the tables at one threshold: pd, fa, auc, true, targets, false, pixels, iou, ..."""
-    out: dict[str, float] = {}
-    if "ShootingRules" in metrics:
-        counted = metrics["ShootingRules"].compute()
-        at = threshold_index(counted["thresholds"], threshold)
-        out |= {k: counted[k][at].item() for k in ("pd", "fa", "true", "targets", "false")}
-        out |= {k: float(counted[k]) for k in ("auc", "auc_normalised")} | {"pixels": int(counted["pixels"])}
-    if "IoU" in metrics:
-        out |= {k: float(v) for k, v in metrics["IoU"].compute().items()}
-    return out
+@dataclass(frozen=True)
+class Scoring:
+    """One line of a table: the figures of one protocol with one of its rules for targets.
+
+    threshold: of Pd and Fa by ShootingRules; the other metrics have theirs in their options
+    """
+
+    protocol: str
+    targets: str  # one of TARGET_RULES
+    threshold: float
+
+    def figures(self, metrics: Metrics) -> dict[str, float]:
+        """pd, fa, auc, true, targets, false, pixels, iou, niou, ...; what could not be scored is left out.
+
+        auc is the area under Pd over Fa with ShootingRules, else that of the pixels' ROC curve. Raises
+        UserError when ShootingRules did not count at the threshold.
+        """
+        out: dict[str, float] = {}
+        for name in ("IoU", "nIoU", "ROC"):
+            if metric := metrics.get((self.protocol, name)):
+                out |= {k: float(v) for k, v in metric.compute().items() if np.ndim(v) == 0}
+        if self.targets == "ShootingRules":
+            out.pop("auc", None)
+        if metric := metrics.get((self.protocol, self.targets)):
+            counted = metric.compute()
+            if self.targets == "ShootingRules":
+                at = threshold_index(counted["thresholds"], self.threshold)
+                counted |= {k: counted[k][at].item() for k in ("pd", "fa", "true", "targets", "false")}
+            out |= {k: v for k, v in counted.items() if np.ndim(v) == 0}
+        return out
+
+    def curve(self, metrics: Metrics) -> dict[str, Any] | None:
+        """The curve under which `auc` is the area, as "thresholds", "fa" and "pd"; None where there is none.
+
+        With ShootingRules of targets; else of pixels: "fa" is then the false and "pd" the true positive rate.
+        """
+        if self.targets == "ShootingRules":
+            metric = metrics.get((self.protocol, "ShootingRules"))
+            counted = metric.compute() if metric else None
+            return counted if counted and counted["targets"][0] else None
+        metric = metrics.get((self.protocol, "ROC"))
+        counted = metric.compute() if metric else None
+        return counted and {**counted, "fa": counted["fpr"], "pd": counted["tpr"]}
+
+    def rule(self, metrics: Metrics) -> str:
+        """By which metrics and options the figures were computed, in words."""
+        parts = []
+        for (protocol, name), metric in metrics.items():
+            if protocol == self.protocol and name in (self.targets, "IoU", "nIoU", "ROC"):
+                options = {k: v for k, v in metric.options.items() if k != "thresholds"}
+                text = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
+                parts.append(f"{text} at p >= {self.threshold:g}" if name == "ShootingRules" else text)
+        return "; ".join(parts)
 
 
-def curve(metrics: Metrics) -> dict[str, Any] | None:
-    """The Pd/Fa curve over all thresholds, or None where targets could not be scored."""
-    return metrics["ShootingRules"].compute() if "ShootingRules" in metrics else None
+def scorings(metrics: Metrics, threshold: float) -> list[Scoring]:
+    """Every protocol of `metrics` with each of its rules for targets. Refuses a threshold, as `figures`."""
+    found = [Scoring(protocol, name, threshold) for protocol, name in metrics if name in TARGET_RULES]
+    for scoring in found:
+        scoring.figures(metrics)
+    return found
 
 
 def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
@@ -53,14 +101,3 @@ def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
         known = ", ".join(f"{t:g}" for t in thresholds)
         raise UserError(f"Pd and Fa are not counted at the threshold {threshold}; choose one of {known}")
     return int(places[0])
-
-
-def rule(metrics: Metrics, threshold: float) -> str:
-    """By which rule the figures were computed, in words."""
-    parts = [f"p >= {threshold:g}"]
-    if "ShootingRules" in metrics:
-        options = metrics["ShootingRules"].options
-        parts = [f"ShootingRules match={options['match']} exclude={options['exclude']} at p >= {threshold:g}"]
-    if "IoU" in metrics:
-        parts.append(f"IoU at p > {metrics['IoU'].threshold:g}")
-    return "; ".join(parts)

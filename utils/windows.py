@@ -1,7 +1,11 @@
-"""Which frames go together: training windows, test windows, and the fusion of overlapping predictions."""
+"""Which frames go together: windows, clips around a key frame, and the fusion of overlapping predictions."""
 
 import math
-from collections.abc import Iterator
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +40,33 @@ def test_windows(frames: int, length: int) -> list[tuple[int, int]]:
 
 
 test_windows.__test__ = False  # not a test, whatever pytest makes of its name
+
+
+def frame_numbers(images: Sequence[Path], neighbours: str = "number") -> list[int]:
+    """Numbers by which frames are neighbours: those that end their names, or with "position" their places.
+
+    Names without numbers, or with numbers that do not ascend, count by place as well.
+    """
+    found = [re.search(r"(\d+)$", path.stem) for path in images]
+    if neighbours == "number" and all(found):
+        numbers = [int(match[1]) for match in found]
+        if all(a < b for a, b in pairwise(numbers)):
+            return numbers
+    return list(range(len(images)))
+
+
+def key_frame_clip(numbers: Sequence[int], place: int, frames: int, key: int) -> list[int]:
+    """Places of the frames that make up the clip of one key frame, in order of time.
+
+    numbers: the frame numbers of a sequence, ascending
+    place:   place of the key frame in `numbers`
+    frames:  frames per clip; the key frame comes after `key` of them
+    The clip has the numbers around the key frame's. A number that is missing is replaced by the next higher
+    one that is there, above the last by the last: the ends repeat, and a gap shows the frame after it
+    (RPRNet's rule). With numbers that count without gaps this is the clamping of the other papers.
+    """
+    wanted = range(numbers[place] - key, numbers[place] - key + frames)
+    return [min(bisect_left(numbers, number), len(numbers) - 1) for number in wanted]
 
 
 class WindowFusion:

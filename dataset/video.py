@@ -1,0 +1,103 @@
+"""Sequences to test clips, and predictions back to the size of the frames."""
+
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.clips import pad_frames
+from dataset.frames import SequenceFrames
+from dataset.io import PADDING, letterboxed
+from dataset.normalisation import normalisation_of
+from dataset.sequence import Sequence, SequenceSet
+from utils.geometry import Letterbox
+from utils.recipe import ClipSpec
+from utils.windows import frame_numbers, key_frame_clip, test_windows
+
+Read = tuple[int, int, list[int]]  # first frame that is predicted, how many, places of the frames to read
+
+
+class TestVideo:
+    """One sequence at test time: the clips to predict, and the truth to score them with.
+
+    Iterating gives (first frame, number of frames, clip [1, C, T, H, W]) per clip, where the model predicts
+    so many frames from the first one on: those of a window, or one key frame. Each frame is decoded once; the
+    next clip is read while the current one is computed.
+    """
+
+    __test__ = False  # not a test, whatever pytest makes of its name
+
+    def __init__(self, sequence: Sequence, data: SequenceSet, spec: ClipSpec, cache: Path | None = None):
+        self.name, self.spec = sequence.name, spec
+        self.frames = SequenceFrames(sequence, spec.test_resize, spec.mask_resize, cache, spec.letterbox)
+        self.originals = self.frames
+        if spec.test_resize or spec.letterbox:
+            self.originals = SequenceFrames(sequence, cache=cache)
+        self.normalisation = normalisation_of(self.frames, data, spec)
+        self.reads = self._plan(sequence)
+        self._recent: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.reads)
+
+    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._clip, self.reads[0])
+            for following in [*self.reads[1:], None]:
+                current = ahead.result()
+                if following:
+                    ahead = reader.submit(self._clip, following)
+                yield current
+
+    def restore(self, probability: np.ndarray) -> np.ndarray:
+        """A predicted map [h, w] at the size of the original frames, bilinear."""
+        height, width = self.originals.size
+        if self.spec.letterbox:
+            return Letterbox(width, height, self.spec.letterbox).restore(probability)
+        if probability.shape == (height, width):
+            return probability
+        return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    def truth(self, index: int, kinds: Collection[str] = ()) -> dict[str, np.ndarray | None]:
+        """The truth of a frame at its original size.
+
+        "mask" [H, W] of 0 and 1; "centroid_map" [H, W]; and, where `kinds` asks for it, "round_trip_mask":
+        the mask after the way of the frame into the network's input and back, float32 in 0..1.
+        """
+        sequence = self.originals.sequence
+        mask = self.originals.mask(index) if sequence.masks is not None else None
+        is_same = mask is not None and sequence.centroids is None  # decoded once
+        truth = {"mask": mask, "centroid_map": mask if is_same else self.originals.centroid_map(index)}
+        if "round_trip_mask" in kinds:
+            truth["round_trip_mask"] = None if mask is None else self._round_trip(mask)
+        return truth
+
+    def _round_trip(self, mask: np.ndarray) -> np.ndarray:
+        if not self.spec.letterbox:
+            return mask.astype(np.float32)
+        square = letterboxed(255 * mask, self.spec.letterbox, PADDING["masks"], self.spec.mask_resize)
+        return self.restore((square > 0).astype(np.float32))
+
+    def _plan(self, sequence: Sequence) -> list[Read]:
+        frames, key = self.spec.frames, self.spec.key
+        if key == "all":
+            windows = test_windows(len(sequence), frames)
+            return [(start, stop - start, list(range(start, stop))) for start, stop in windows]
+        numbers = frame_numbers(sequence.images, self.spec.neighbours)
+        return [(i, 1, key_frame_clip(numbers, i, frames, key)) for i in range(len(sequence))]
+
+    def _clip(self, read: Read) -> tuple[int, int, Tensor]:
+        first, count, places = read
+        for place in [i for i in self._recent if i < places[0]]:
+            del self._recent[place]
+        for place in places:
+            if place not in self._recent:
+                self._recent[place] = self.normalisation(self.frames.image(place))
+        images = np.stack([self._recent[i] for i in places])
+        images = pad_frames(images, (0, self.spec.frames - len(places)), self.spec.padding)
+        clip = torch.from_numpy(images)[None, None].expand(1, self.spec.channels, -1, -1, -1)
+        return first, count, clip

@@ -1,0 +1,55 @@
+"""Evaluation protocols as data: which metrics, with which options, against which truth.
+
+"clean" is the same for every model: the original masks at their original size, both rules for targets, and
+one binary truth for every pixel figure. The others are what a paper's own code does; a model's recipe names
+its paper's in `scoring`.
+"""
+
+from typing import Any
+
+from metrics import create_metric
+from utils.errors import UserError, near_matches
+
+PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
+    "clean": {
+        "ShootingRules": {"border": "clip"},
+        "PdFa": {"rule": "pixels"},
+        "IoU": {},
+        "ROC": {"target": "positive"},
+    },
+    "DeepPro": {"ShootingRules": {"border": "published"}, "IoU": {}},  # DTUM's as well
+    # Truth is the mask after the letterbox and back, which makes it soft; every figure then draws its own
+    # line between target and background (RPRNet's test.py).
+    "RPRNet": {
+        "PdFa": {"rule": "areas", "target": "positive", "truth": "round_trip_mask"},
+        "IoU": {"target": "positive", "truth": "round_trip_mask"},
+        "nIoU": {"target": "one", "truth": "round_trip_mask"},
+        "ROC": {"target": "soft", "truth": "round_trip_mask"},
+    },
+}
+
+Key = tuple[str, str]  # protocol as the user calls it, metric
+
+
+def protocol_metrics(
+    protocols: list[str], scoring: str, threshold: float, match: int, exclude: int
+) -> dict[Key, Any]:
+    """New metrics of several protocols, by ("published" or "clean", name of the metric).
+
+    scoring:        the paper's protocol that "published" stands for
+    threshold:      of the metrics that count at one threshold
+    match, exclude: half sizes of ShootingRules
+    Raises UserError for an unknown `scoring`.
+    """
+    if scoring not in PROTOCOLS:
+        raise UserError(f"there is no scoring {scoring!r}; {near_matches(scoring, PROTOCOLS)}")
+    metrics = {}
+    for protocol in protocols:
+        chosen = PROTOCOLS[scoring if protocol == "published" else protocol]
+        for name, options in chosen.items():
+            if name == "ShootingRules":
+                options = {**options, "match": match, "exclude": exclude}
+            elif name != "ROC":
+                options = {**options, "threshold": threshold}
+            metrics[protocol, name] = create_metric(name, **options)
+    return metrics
