@@ -61,14 +61,19 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 def count_multiply_adds(name: str, recipe: Recipe, size: tuple[int, int]) -> float:
-    """Multiply-adds per frame of the network as published, module by module; nothing is computed."""
+    """Multiply-adds per predicted frame of the network in training, module by module; nothing is computed."""
     with torch.device("meta"):
         model = create_model(name, **recipe.model).train()
         clip = torch.empty(1, recipe.clip.channels, recipe.clip.frames, *size)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(clip)
-    return counter.get_total_flops() / 2 / recipe.clip.frames
+    return counter.get_total_flops() / 2 / predicted_frames(recipe)
+
+
+def predicted_frames(recipe: Recipe) -> int:
+    """Frames that one clip gives predictions of."""
+    return recipe.clip.frames if recipe.clip.key == "all" else 1
 
 
 def seconds_of(run: Callable[[], Any], repeats: int, device: torch.device) -> np.ndarray:
@@ -134,7 +139,7 @@ def measure(
         "GMAC/frame": multiply_adds / 1e9,
         "published GMAC": published.get("gmac_per_frame"),
         "GFLOP/frame": 2 * multiply_adds / 1e9,
-        "frames/s": recipe.clip.frames / float(np.median(times)),
+        "frames/s": predicted_frames(recipe) / float(np.median(times)),
         "clip p50 s": float(np.percentile(times, 50)),
         "clip p95 s": float(np.percentile(times, 95)),
         "peak MiB": peak_mebibytes(device),
@@ -159,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.repeats < 1:
         raise UserError(f"--repeats takes 1 or more, not {args.repeats}")
-    size, device = frame_size(args.size), pick_device(args.device, args.tf32)
+    size, device = frame_size(args.size), pick_device(args.device, args.tf32, args.deterministic)
     rows = []
     for name in args.model_names or ["DeepPro", "DeepPro-Plus"]:
         entry = MODELS.entry(name)
@@ -168,9 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     path = new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
     write_json(path, {"machine": machine(device), "size": list(size), "rows": rows})
     print(format_table(rows, COLUMNS, formats=COLUMNS), end="")
-    print(
-        f"frames of {size[0]}x{size[1]}; GMAC: multiply-adds of the network as published; {machine(device)}"
-    )
+    print(f"frames of {size[0]}x{size[1]}; GMAC: multiply-adds of the network in training; {machine(device)}")
     print(f"in {path}")
 
 

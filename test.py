@@ -130,7 +130,7 @@ def load_candidate(candidate: Candidate, dataset: str, typed: dict[str, Any]) ->
 
 def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> dict[str, Any]:
     """Score one model on one data set; writes its folder and returns its rows and its curve."""
-    device = pick_device(args.device, args.tf32)
+    device = pick_device(args.device, args.tf32, args.deterministic)
     model, recipe = load_candidate(candidate, data.name, typed_settings(args))
     cache = args.cache_dir if args.cache else None
     videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]

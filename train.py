@@ -58,7 +58,7 @@ class TrainingRun:
     """One model on one data set: builds the parts, keeps the run's folder, saves and validates."""
 
     def __init__(self, args: argparse.Namespace, model_name: str, dataset_name: str):
-        self.args, self.device = args, pick_device(args.device, args.tf32)
+        self.args, self.device = args, pick_device(args.device, args.tf32, args.deterministic)
         self.model_name = MODELS.entry(model_name).name
         self.dataset_name = DATASETS.entry(dataset_name).name
         saved = self.read_saved_run()
@@ -276,7 +276,8 @@ class TrainingRun:
         args = self.args
         flags = [f"--model_names {self.model_name} --dataset_names {self.dataset_name}"]
         flags += [f'--dataset_dir "{args.dataset_dir}"', f"--device {args.device}"]
-        flags += ["--tf32"] * args.tf32 + [f'--dataset_option "{option}"' for option in args.dataset_options]
+        flags += ["--tf32"] * args.tf32 + ["--deterministic"] * args.deterministic
+        flags += [f'--dataset_option "{option}"' for option in args.dataset_options]
         flags += [f'--resume "{self.folder}"']
         return f"python train.py {' '.join(flags)}"
 

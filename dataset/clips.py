@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.frames import SequenceFrames
+from dataset.frames import FrameMemory, SequenceFrames
 from dataset.normalisation import Normalisation, normalisation_of
 from dataset.sequence import SequenceSet
 from utils.errors import UserError
@@ -30,8 +30,9 @@ class TrainingClips(Dataset):
             if sequence.masks is None:
                 raise UserError(f"{data.name} {sequence.name} has no masks; training a mask model needs them")
         self.data, self.spec, self.seed = data, spec, seed
+        memory = FrameMemory()
         self.frames = [
-            SequenceFrames(sequence, spec.train_resize, spec.mask_resize, cache, spec.letterbox)
+            SequenceFrames(sequence, spec.train_resize, spec.mask_resize, cache, spec.letterbox, memory)
             for sequence in data
         ]
         self._normalisations: dict[int, Normalisation] = {}

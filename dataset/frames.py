@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,36 @@ from utils.errors import UserError
 STATISTICS_FRAMES = 32
 
 
+class FrameMemory:
+    """Decoded frames that stay in memory, the first ones forgotten beyond `limit` bytes.
+
+    Neighbouring clips share frames, so that even one epoch reads each frame several times. Every process that
+    loads clips has its own.
+    """
+
+    def __init__(self, limit: int = 512 * 2**20):
+        self.limit, self.held = limit, 0
+        self._frames: dict[tuple[str, Path], np.ndarray] = {}
+
+    def get(self, key: tuple[str, Path], decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is kept under `key`, else what `decode` gives."""
+        if key in self._frames:
+            return self._frames[key]
+        self._frames[key] = pixels = decode()
+        self.held += pixels.nbytes
+        while self.held > self.limit:
+            self.held -= self._frames.pop(next(iter(self._frames))).nbytes
+        return pixels
+
+
 class SequenceFrames:
     """Frames and truth of one sequence as arrays of one size.
 
     resize:      (height, width) of images and masks, None keeps the files' size
     letterbox:   side of the square that they are fitted into instead, None for none
     mask_resize: "bicubic" or "nearest"
-    cache:       folder for memory-mapped copies, None decodes the files each time
+    cache:       folder for memory-mapped copies, None decodes the files
+    memory:      keeps what was decoded from files, None decodes each time
     """
 
     def __init__(
@@ -30,9 +53,10 @@ class SequenceFrames:
         mask_resize: str = "bicubic",
         cache: Path | None = None,
         letterbox: int | None = None,
+        memory: FrameMemory | None = None,
     ):
         self.sequence, self.resize, self.mask_resize, self.cache = sequence, resize, mask_resize, cache
-        self.letterbox = letterbox
+        self.letterbox, self.memory = letterbox, memory
         self._maps: dict[str, np.ndarray] = {}
         self._size: tuple[int, int] | None = None
 
@@ -120,6 +144,9 @@ class SequenceFrames:
     def _pixels(self, kind: str, index: int) -> np.ndarray:
         if self.cache is not None and kind != "centroids":
             return self._map(kind)[index]
+        if self.memory is not None:
+            path = getattr(self.sequence, kind)[index]
+            return self.memory.get((kind, path), lambda: self._decode(kind, index))
         return self._decode(kind, index)
 
     def _decode(self, kind: str, index: int) -> np.ndarray:

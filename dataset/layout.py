@@ -6,7 +6,8 @@ Folders are listed by os.scandir, which tells files from folders without a syste
 import csv
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.sequence import Sequence
@@ -136,6 +137,46 @@ def index_listed(root: Path, names: Iterable[str], images: str, masks: str) -> t
     return tuple(index_sequence(name, folder(images, name), folder(masks, name)) for name in names)
 
 
+@dataclass(frozen=True)
+class Tree:
+    """A folder of sequences, and whether `images/<sequence>` or `<sequence>/images` is the order in it."""
+
+    root: Path
+    images_first: bool
+
+    def steps(self, kind: str, sequence: str) -> tuple[str, str]:
+        return (kind, sequence) if self.images_first else (sequence, kind)
+
+    def listed(self, kind: str, sequence: str) -> Path:
+        return listed_folder(self.root, *self.steps(kind, sequence))
+
+    def optional(self, kind: str, sequence: str) -> Path | None:
+        return find_below(self.root, *self.steps(kind, sequence))
+
+
+def find_tree(root: Path) -> Tree | None:
+    """The tree that lies in `root`, or None."""
+    below = [path / "images" for path in subfolders(root)]
+    if any(images.is_dir() and not subfolders(images) for images in below):
+        return Tree(root, images_first=False)
+    if (root / "images").is_dir() and subfolders(root / "images"):
+        return Tree(root, images_first=True)
+    return None
+
+
+def index_tree(frames: Tree, truth: Tree, names: Iterable[str]) -> tuple[Sequence, ...]:
+    """The sequences `names`, with images from the one tree, masks and centroid maps from the other."""
+    return tuple(
+        index_sequence(
+            name,
+            frames.listed("images", name),
+            truth.listed("masks", name),
+            truth.optional("masks_centroid", name),
+        )
+        for name in names
+    )
+
+
 def sequence_name(line: str) -> str:
     """The sequence that a line of a split list names, in every published form:
 
@@ -186,3 +227,14 @@ def listed_sequences(
         )
     note = f"{lists[0]} is missing in {root}; the published list that ships with the project is used"
     return read_names(SHIPPED_LISTS / shipped), (note,)
+
+
+def listed_subsets(names: Iterable[str], lists: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    """The members of `names` in each list, by label; a list that is missing or has none gives no subset."""
+    subsets = {}
+    for label, path in lists.items():
+        listed = path.read_text(encoding="utf-8").casefold().split() if path.is_file() else []
+        members = tuple(name for name in names if name.casefold() in listed)
+        if members:
+            subsets[label] = members
+    return subsets

@@ -8,22 +8,21 @@ The tree comes in two orders, and the reader finds out which one lies there:
 """
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.layout import (
     GIVE_FOLDER,
     SHIPPED_LISTS,
-    find_below,
+    Tree,
     find_root,
-    index_sequence,
-    listed_folder,
+    find_tree,
+    index_tree,
     listed_sequences,
+    listed_subsets,
     require_layout,
     subfolders,
 )
-from dataset.sequence import Sequence, SequenceSet
+from dataset.sequence import SequenceSet
 from utils.errors import UserError
 from utils.registry import fold, register_dataset
 
@@ -33,33 +32,6 @@ CLEAN_NAME = "NUDT-MIRSDT"
 NOISE_NAMES = ("NUDT-MIRSDT-Noise", "NUDT-MIRSDT-HiNo")
 
 
-@dataclass(frozen=True)
-class Tree:
-    """A folder of sequences, and whether `images/<sequence>` or `<sequence>/images` is the order in it."""
-
-    root: Path
-    images_first: bool
-
-    def steps(self, kind: str, sequence: str) -> tuple[str, str]:
-        return (kind, sequence) if self.images_first else (sequence, kind)
-
-    def listed(self, kind: str, sequence: str) -> Path:
-        return listed_folder(self.root, *self.steps(kind, sequence))
-
-    def optional(self, kind: str, sequence: str) -> Path | None:
-        return find_below(self.root, *self.steps(kind, sequence))
-
-
-def find_tree(root: Path) -> Tree | None:
-    """The tree that lies in `root`, or None."""
-    below = [path / "images" for path in subfolders(root)]
-    if any(images.is_dir() and not subfolders(images) for images in below):
-        return Tree(root, images_first=False)
-    if (root / "images").is_dir() and subfolders(root / "images"):
-        return Tree(root, images_first=True)
-    return None
-
-
 def require_tree(name: str, root: Path, remedy: str = GIVE_FOLDER) -> Tree:
     """The tree that lies in `root`. Raises UserError, which ends on `remedy`, when there is none."""
     tree = find_tree(root)
@@ -67,38 +39,12 @@ def require_tree(name: str, root: Path, remedy: str = GIVE_FOLDER) -> Tree:
     return tree
 
 
-def index_tree(frames: Tree, truth: Tree, names: Iterable[str]) -> tuple[Sequence, ...]:
-    """The sequences `names`, with images from the one tree, masks and centroid maps from the other."""
-    return tuple(
-        index_sequence(
-            name,
-            frames.listed("images", name),
-            truth.listed("masks", name),
-            truth.optional("masks_centroid", name),
-        )
-        for name in names
-    )
-
-
-def snr_subsets(names: Iterable[str], low: Path, high: Path) -> dict[str, tuple[str, ...]]:
-    """The members of `names` in the two lists; a list that is missing or has none of them gives no subset."""
-    subsets = {}
-    for label, path in (("SNR<=3", low), ("SNR>3", high)):
-        listed = path.read_text(encoding="utf-8").casefold().split() if path.is_file() else []
-        members = tuple(name for name in names if name.casefold() in listed)
-        if members:
-            subsets[label] = members
-    return subsets
-
-
 def published_split(root: Path, split: str) -> tuple[tuple[str, ...], tuple[str, ...], dict]:
     """Names, notes and subsets of one published split of NUDT-MIRSDT, clean or noisy."""
     names, notes = listed_sequences(root, (f"{split}.txt",), f"NUDT-MIRSDT/{split}_sequences.txt")
     shipped = SHIPPED_LISTS / "NUDT-MIRSDT"
-    subsets = snr_subsets(
-        names, shipped / "test_low_snr_sequences.txt", shipped / "test_high_snr_sequences.txt"
-    )
-    return names, notes, subsets
+    low, high = shipped / "test_low_snr_sequences.txt", shipped / "test_high_snr_sequences.txt"
+    return names, notes, listed_subsets(names, {"SNR<=3": low, "SNR>3": high})
 
 
 @register_dataset("NUDT-MIRSDT")
@@ -163,5 +109,5 @@ def index_synthetic(root: Path, split: str) -> SequenceSet:
     tree = require_tree("Synthetic", find_root(root, "Synthetic", remedy=remedy), remedy)
     names, _ = listed_sequences(tree.root, (f"{split}.txt",))
     low, high = tree.root / "low_snr_sequences.txt", tree.root / "high_snr_sequences.txt"
-    subsets = snr_subsets(names, low, high)
+    subsets = listed_subsets(names, {"SNR<=3": low, "SNR>3": high})
     return SequenceSet("Synthetic", tree.root, split, index_tree(tree, tree, names), subsets=subsets)

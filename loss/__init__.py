@@ -1,6 +1,6 @@
 """Losses by name, called with the model's raw dict and the target: `create_loss("SoftIoU")(raw, target)`."""
 
-from loss import bce, hard_mining, soft_iou  # noqa: F401
+from loss import bce, hard_mining, soft_iou, spg, std_loss  # noqa: F401
 from utils.registry import LOSSES, register_loss
 
 

@@ -5,39 +5,52 @@ from typing import Any
 import numpy as np
 
 from metrics.counting import CountingMetric, frame_arrays, ratio
+from utils.errors import UserError
 from utils.registry import register_metric
 
+TRUTHS = ("mask", "round_trip_mask")  # the kinds of truth that pixel metrics take, and PdFa
+TARGETS = {"positive": lambda mask: mask > 0, "one": lambda mask: mask.astype(np.int64) == 1}
 
-@register_metric("IoU")
+
+@register_metric("IoU", aliases=("mIoU", "pixAcc"))
 class IoU(CountingMetric):
-    """Overlap of the detected pixels (p > threshold) with the target pixels (truth > 0).
+    """Overlap of the detected pixels (p > threshold) with the target pixels.
 
-    Source: DeepPro (arXiv 2506.12766) for the pooled IoU, RPRNet's test for nIoU and pixAcc.
+    target: "positive": pixels above 0 are target. "one": those that are 1 once truncated to integers.
+            "soft": the published comparison with a soft mask, in which a hit has exactly 1, the union counts
+            what is 0.5 or more, and recall is over what is above 0.
+    truth:  the kind of truth that `update` takes, "mask" or "round_trip_mask"
+    Source: DeepPro (arXiv 2506.12766) for the pooled IoU; RPRNet's test.py for nIoU and pixAcc ("positive",
+    nIoU "one") and its metrics.py ("soft").
     """
 
-    truth = "mask"  # the kind of truth that `update` takes
-
-    def __init__(self, threshold: float = 0.5):
-        self.threshold = threshold
-        super().__init__(threshold=threshold)
+    def __init__(self, threshold: float = 0.5, target: str = "positive", truth: str = "mask"):
+        check_choice(type(self).__name__, "target", target, (*TARGETS, "soft"))
+        check_choice(type(self).__name__, "truth", truth, TRUTHS)
+        self.threshold, self.target, self.truth = threshold, target, truth
+        super().__init__(threshold=threshold, target=target, truth=truth)
 
     def zero_counts(self) -> dict[str, Any]:
-        return {"intersection": 0, "detected": 0, "truth": 0, "frame_iou_sum": 0.0, "frames": 0}
+        return {"intersection": 0, "union": 0, "detected": 0, "truth": 0, "frame_iou_sum": 0.0, "frames": 0}
 
     def update(self, probability: Any, mask: Any) -> None:
         """Count one frame.
 
         probability: [h, w] in 0..1; another size than the mask's is resized to it bilinearly
-        mask:        [H, W]; target where it is above 0
+        mask:        [H, W]; target by the rule of `target`
         """
         probability, mask = frame_arrays(probability, mask)
-        detected = probability > np.array([self.threshold], np.float64)  # an array, to compare in float64
-        truth = mask > 0
-        intersection, num_detected, num_truth = (
-            int(np.count_nonzero(pixels)) for pixels in (detected & truth, detected, truth)
+        detected = exceeds(probability, self.threshold)
+        if self.target == "soft":
+            hit, area, truth = mask == 1, mask >= 0.5, mask > 0
+        else:
+            hit = area = truth = TARGETS[self.target](mask)
+        intersection, num_detected, num_area, num_truth = (
+            int(np.count_nonzero(pixels)) for pixels in (detected & hit, detected, area, truth)
         )
-        union = num_detected + num_truth - intersection
+        union = num_detected + num_area - intersection
         self.counts["intersection"] += intersection
+        self.counts["union"] += union
         self.counts["detected"] += num_detected
         self.counts["truth"] += num_truth
         self.counts["frame_iou_sum"] += intersection / union if union else 0.0
@@ -52,14 +65,34 @@ class IoU(CountingMetric):
         precision, recall, f1: of pixels
         """
         counts = self.counts
-        hits, positives = counts["intersection"], counts["detected"] + counts["truth"]
+        hits = counts["intersection"]
         recall = ratio(hits, counts["truth"])
         figures = {
-            "iou": ratio(hits, positives - hits),
+            "iou": ratio(hits, counts["union"]),
             "niou": ratio(counts["frame_iou_sum"], counts["frames"]),
             "pixacc": recall,
             "precision": ratio(hits, counts["detected"]),
             "recall": recall,
-            "f1": ratio(2 * hits, positives),
+            "f1": ratio(2 * hits, counts["detected"] + counts["truth"]),
         }
         return {name: float(value) for name, value in figures.items()}
+
+
+@register_metric("nIoU")
+class NormalisedIoU(IoU):
+    """nIoU alone, for protocols whose IoU draws another line between target and background."""
+
+    def compute(self) -> dict[str, float]:
+        """niou: mean of the frames' own IoU, in which an empty frame with an empty prediction counts 0."""
+        return {"niou": super().compute()["niou"]}
+
+
+def exceeds(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """probability > threshold, compared in float64 whatever the probability's own precision."""
+    return probability > np.array([threshold], np.float64)  # a bare number would be rounded
+
+
+def check_choice(metric: str, option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises UserError if `value` is not among the known ones."""
+    if value not in known:
+        raise UserError(f"{metric} has no {option} {value!r}; known: {', '.join(known)}")

@@ -1,29 +1,23 @@
-"""Checkpoints survive interruptions and run nobody's code; published files import strictly or not at all.
-
-Also what lies in them beside weights: recipes and random states.
-"""
+"""Checkpoints survive interruptions, run nobody's code, and bring the random state back."""
 
 import contextlib
 import errno
 import io
-import json
 import os
 import pickle
 import random
 import subprocess
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from parity import DATA, fill, published_weights
+from parity import fill
 
 from model import create_model
 from utils.checkpoint import load_official, load_weights, read_checkpoint, read_torch_file, save_checkpoint
 from utils.errors import UserError
-from utils.recipe import Recipe, parse_setting, recipe_from_dict, resolve_recipe
 from utils.seed import random_state, restore_random_state, set_seed
 
 CONTENT = {
@@ -126,6 +120,20 @@ def test_a_checkpoint_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "last.pth").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_our_weights_fill_the_model_or_nothing(tmp_path):
+    source, model = create_model("DeepPro"), create_model("DeepPro")
+    fill(source, seed=1)
+    save_checkpoint(tmp_path / "best.pth", {"weights": source.state_dict()})
+    weights = read_checkpoint(tmp_path / "best.pth")["weights"]
+    load_weights(model, weights, "best.pth")
+    torch.testing.assert_close(model.state_dict(), source.state_dict(), rtol=0, atol=0)
+    for other in (create_model("DeepPro-Plus"), create_model("DeepPro", seq_len=20)):
+        before = {k: v.clone() for k, v in other.state_dict().items()}
+        with pytest.raises(UserError, match="best.pth holds the weights of another model or size"):
+            load_weights(other, weights, "best.pth")
+        torch.testing.assert_close(dict(other.state_dict()), before, rtol=0, atol=0)
+
+
 # ---------------------------------------------------------------- damaged and foreign files
 
 
@@ -208,43 +216,6 @@ def test_the_error_names_the_object_that_was_refused(tmp_path):
         read_checkpoint(path)
 
 
-# ---------------------------------------------------------------- published checkpoints
-
-
-@pytest.fixture(scope="module")
-def weights():
-    """A state dict with the names and shapes of the published DeepPro."""
-    return published_weights(np.load(DATA / "deeppro.npz"))
-
-
-@pytest.fixture
-def model():
-    return create_model("DeepPro")
-
-
-def assert_refused_and_unchanged(model, source, match):
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(UserError, match=match):
-        load_official(model, source)
-    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-
-
-def test_a_published_file_imports_with_its_numpy_scalars(tmp_path, weights, model):
-    """The entries of the published best_model.pth; the epoch files lack the score."""
-    content = {
-        "epoch": 31,
-        "class_avg_iou": np.float64(0.839),
-        "model_state_dict": OrderedDict(weights),
-        "optimizer_state_dict": {"state": {}, "param_groups": []},
-    }
-    before_numpy_2 = in_memory(content, zipped=False).replace(b"numpy._core.", b"numpy.core.")
-    path = tmp_path / "best_model.pth"
-    for data in (in_memory(content), before_numpy_2):
-        path.write_bytes(data)
-        assert load_official(model, path) == {"epoch": 31, "class_avg_iou": 0.839}
-        assert torch.equal(model.head.bias, weights["final.bias"])
-
-
 @pytest.mark.parametrize("scalar", [np.float32(0.5), np.int64(-3), np.bool_(True), np.float16(2)])
 def test_numpy_scalars_are_read_as_numbers(tmp_path, scalar):
     path = tmp_path / "last.pth"
@@ -270,187 +241,6 @@ def test_a_damaged_numpy_type_does_not_end_the_process(tmp_path):
     assert damaged != whole
     path.write_bytes(damaged)
     assert read_torch_file(path) == {"value": 0.5}
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda w: w,
-        lambda w: {"state_dict": w, "epoch": 3},
-        lambda w: {"model": w},
-        lambda w: {"net": w},
-        lambda w: {f"module.{k}": v for k, v in w.items()},
-        lambda w: {"state_dict": {f"module.model.{k}": v for k, v in w.items()}},
-        lambda w: {**w, "conv_in.1.num_batches_tracked": torch.tensor(12)},
-    ],
-)
-def test_wrappers_and_prefixes_of_published_state_dicts(weights, model, wrap):
-    load_official(model, wrap(weights))
-    assert torch.equal(model.head.bias, weights["final.bias"])
-    assert torch.equal(model.level3[3].bn2.running_var, weights["layer3.3.bn2.running_var"])
-
-
-def test_missing_and_extra_and_misshapen_keys_are_all_listed(weights, model):
-    wrong = {k: v for k, v in weights.items() if k != "final.bias"}
-    assert_refused_and_unchanged(model, wrong, "not a checkpoint of DeepPro: nothing fills head.bias$")
-    wrong = {**weights, "decoder.weight": torch.zeros(2)}
-    assert_refused_and_unchanged(model, wrong, "decoder.weight has no place")
-    wrong = {**weights, "final.bias": torch.zeros(2)}
-    assert_refused_and_unchanged(model, wrong, r"final.bias has shape \[2\] instead of \[1\]")
-    wrong = {**weights, "head.bias": torch.zeros(1)}
-    assert_refused_and_unchanged(model, wrong, "(final|head).bias and (final|head).bias both mean head.bias")
-    wrong = {k: v for k, v in weights.items() if k != "conv_in.0.bias"} | {"extra": torch.zeros(1)}
-    assert_refused_and_unchanged(model, wrong, "extra has no place in the model; nothing fills stem.0.bias")
-
-
-def test_weights_of_another_model_or_length_are_refused(weights, model):
-    plus = published_weights(np.load(DATA / "deepproplus.npz"))
-    assert_refused_and_unchanged(model, plus, "not a checkpoint of DeepPro: .* and [0-9]+ more")
-    assert_refused_and_unchanged(
-        create_model("DeepPro", seq_len=20), weights, r"\[40, 40\] instead of \[20, 20\]"
-    )
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        {},
-        {"state_dict": {}},
-        {"epoch": 3, "score": 0.5},
-        {"state_dict": {"final.bias": [1.0]}},
-        {0: torch.zeros(1)},
-    ],
-)
-def test_a_dict_without_weights_is_refused(model, source):
-    assert_refused_and_unchanged(model, source, "no state dict of tensors")
-
-
-def test_a_file_that_holds_no_dict_is_refused(tmp_path, model):
-    path = tmp_path / "best_model.pth"
-    path.write_bytes(in_memory([torch.zeros(2)]))
-    assert_refused_and_unchanged(model, path, "best_model.pth holds a list, not a state dict")
-
-
-def test_each_kind_of_file_names_the_flag_for_it(tmp_path, weights, model):
-    ours, theirs = tmp_path / "best.pth", tmp_path / "best_model.pth"
-    save_checkpoint(ours, {"weights": model.state_dict()})
-    theirs.write_bytes(in_memory({"model_state_dict": weights}))
-    assert_refused_and_unchanged(model, ours, "written by train.py.*--checkpoint")
-    with pytest.raises(UserError, match="not written by train.py.*--official"):
-        read_checkpoint(theirs)
-
-
-def test_our_weights_fill_the_model_or_nothing(tmp_path):
-    source, model = create_model("DeepPro"), create_model("DeepPro")
-    fill(source, seed=1)
-    save_checkpoint(tmp_path / "best.pth", {"weights": source.state_dict()})
-    weights = read_checkpoint(tmp_path / "best.pth")["weights"]
-    load_weights(model, weights, "best.pth")
-    torch.testing.assert_close(model.state_dict(), source.state_dict(), rtol=0, atol=0)
-    for other in (create_model("DeepPro-Plus"), create_model("DeepPro", seq_len=20)):
-        before = {k: v.clone() for k, v in other.state_dict().items()}
-        with pytest.raises(UserError, match="best.pth holds the weights of another model or size"):
-            load_weights(other, weights, "best.pth")
-        torch.testing.assert_close(dict(other.state_dict()), before, rtol=0, atol=0)
-
-
-# ---------------------------------------------------------------- recipes
-
-MODEL_RECIPE = {
-    "epochs": 20,
-    "batch_size": 8,
-    "model": {"seq_len": 40},
-    "clip": {"frames": 40, "patch": 128},
-    "datasets": {"NUDT-MIRSDT": {"batch_size": 2, "sample_rate": 0.03, "clip": {"patch": 64}}},
-}
-
-
-def test_typed_beats_data_set_beats_model_beats_default():
-    recipe = resolve_recipe(MODEL_RECIPE, "nudt_mirsdt", {"sample_rate": 0.5, "clip.std": 3})
-    assert recipe.learning_rate == Recipe().learning_rate  # the default
-    assert (recipe.epochs, recipe.clip.frames) == (20, 40)  # the model's
-    assert (recipe.batch_size, recipe.clip.patch) == (2, 64)  # the data set's
-    assert (recipe.sample_rate, recipe.clip.std) == (0.5, 3.0)  # typed
-    elsewhere = resolve_recipe(MODEL_RECIPE, "IRDST", {})
-    assert (elsewhere.batch_size, elsewhere.clip.patch) == (8, 128)
-
-
-def test_the_model_follows_a_typed_clip_length():
-    assert resolve_recipe(MODEL_RECIPE, "IRDST", {"clip.frames": 20}).model == {"seq_len": 20}
-    typed = {"clip.frames": 20, "model.seq_len": 10}
-    assert resolve_recipe(MODEL_RECIPE, "IRDST", typed).model == {"seq_len": 10}
-    assert resolve_recipe({"clip": {"frames": 1}}, "IRDST", {"clip.frames": 5}).model == {}
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("epoch", 3, "no key 'epoch'.*epochs"),
-        ("clip.frame", 3, "no key 'clip.frame'.*clip.frames"),
-        ("loss.alpha", 3, "no key 'loss.alpha'"),
-        ("epochs", "3", "epochs takes a whole number, not '3'"),
-        ("epochs", 3.0, "epochs takes a whole number, not 3.0"),
-        ("epochs", True, "epochs takes a whole number, not True"),
-        ("epochs", -1, "epochs cannot be -1"),
-        ("epochs", None, "epochs takes a whole number, not None"),
-        ("learning_rate", float("nan"), "learning_rate takes a number, not nan"),
-        ("learning_rate", 0, "learning_rate cannot be 0"),
-        ("clip.include_last", 1, "clip.include_last takes True or False, not 1"),
-        ("clip.train_resize", 256, r"clip.train_resize takes two whole numbers .* or None, not 256"),
-        ("clip.train_resize", (256, 0), "clip.train_resize takes two whole numbers"),
-        ("clip.patch", 0, "clip.patch cannot be 0"),
-        ("optimizer", "lion", "optimizer takes adam or sgd, not 'lion'"),
-        ("clip", 5, "no key 'clip'"),
-    ],
-)
-def test_a_wrong_key_or_value_says_what_the_recipe_takes(key, value, message):
-    with pytest.raises(UserError, match=message):
-        resolve_recipe(MODEL_RECIPE, "IRDST", {key: value})
-
-
-def test_a_recipe_comes_back_from_json_and_from_a_checkpoint(tmp_path):
-    typed = {
-        "clip.train_resize": [256, 192],
-        "clip.mean": 105,
-        "loss": "HAM",
-        "loss_options.alpha": (0.2, 0.8),
-        "model.seq_len": 20,
-    }
-    recipe = resolve_recipe(MODEL_RECIPE, "NUDT-MIRSDT", typed)
-    assert recipe.clip.train_resize == (256, 192)
-    assert recipe.loss_options == {"alpha": (0.2, 0.8)}
-    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    save_checkpoint(tmp_path / "last.pth", {"recipe": recipe.to_dict()})
-    assert recipe_from_dict(read_checkpoint(tmp_path / "last.pth")["recipe"]) == recipe
-
-
-@pytest.mark.parametrize(
-    ("text", "setting"),
-    [
-        ("clip.frames=5", ("clip.frames", 5)),
-        ("learning_rate=1e-4", ("learning_rate", 1e-4)),
-        ("clip.train_resize=(256,256)", ("clip.train_resize", (256, 256))),
-        ("clip.patch=None", ("clip.patch", None)),
-        ("schedule=constant", ("schedule", "constant")),
-        ("loss=a=b", ("loss", "a=b")),
-    ],
-)
-def test_settings_are_python_literals_or_words(text, setting):
-    assert parse_setting(text) == setting
-
-
-@pytest.mark.parametrize("text", ["epochs", "=3", ""])
-def test_a_setting_without_key_or_value_is_a_user_error(text):
-    with pytest.raises(UserError, match="key=value"):
-        parse_setting(text)
-
-
-def test_the_published_learning_rate_schedule():
-    """Times 0.7 every 10 epochs, not below 1e-5."""
-    recipe = Recipe()
-    assert [recipe.learning_rate_at(e) for e in (0, 9, 10, 31)] == pytest.approx([1e-3, 1e-3, 7e-4, 3.43e-4])
-    assert recipe.learning_rate_at(1000) == 1e-5
-    assert Recipe(schedule="constant").learning_rate_at(1000) == 1e-3
 
 
 # ---------------------------------------------------------------- random state

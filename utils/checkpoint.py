@@ -103,8 +103,9 @@ def load_official(model: nn.Module, source: str | Path | dict[str, Any]) -> dict
 
     source: a file, or the dict in it, or a bare state dict
     Every published key is used or is known as unused (the rename table maps its pattern to None);
-    every parameter and running statistic of the model is filled exactly once; shapes agree. Counters of batch
-    norms (num_batches_tracked) may be missing. Returns what else the file holds (epoch, score, ...).
+    every parameter and running statistic of the model is filled exactly once; shapes agree, after the model's
+    `adapt_official(name, value)` where it keeps less than was published. Counters of batch norms
+    (num_batches_tracked) may be missing. Returns what else the file holds (epoch, score, ...).
     Raises UserError listing what is left over; the model is then unchanged.
     """
     origin = "the state dict" if isinstance(source, dict) else source
@@ -115,6 +116,7 @@ def load_official(model: nn.Module, source: str | Path | dict[str, Any]) -> dict
     filled: dict[str, Tensor] = {}
     used_by: dict[str, str] = {}
     own = model.state_dict()
+    adapt = getattr(model, "adapt_official", lambda name, value: value)
     problems = []
     for key, value in published.items():
         name = rename_key(key, model.rename)
@@ -124,7 +126,7 @@ def load_official(model: nn.Module, source: str | Path | dict[str, Any]) -> dict
             problems.append(f"{key} has no place in the model")
         elif name in filled:
             problems.append(f"{key} and {used_by[name]} both mean {name}")
-        elif own[name].shape != value.shape:
+        elif own[name].shape != (value := adapt(name, value)).shape:
             problems.append(f"{key} has shape {list(value.shape)} instead of {list(own[name].shape)}")
         else:
             filled[name], used_by[name] = value, key

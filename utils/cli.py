@@ -37,6 +37,7 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     add("--log_dir", "--logpath", "--savepath", type=Path, default=Path("log"), help="where runs are written")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     add_switch(parser, "--tf32", "faster, coarser sums on a GPU")
+    add_switch(parser, "--deterministic", "the same bits in every run, on a GPU too; slower there")
     add_settings(parser, "--set", "settings", "any other key of the recipe, such as clip.padding=repeat")
     return parser
 

@@ -1,6 +1,7 @@
 """The device of a run, and what makes a CPU fast."""
 
 import ctypes
+import os
 import platform
 import re
 from pathlib import Path
@@ -10,11 +11,17 @@ import torch
 from utils.errors import UserError
 
 
-def pick_device(name: str = "auto", tf32: bool = False) -> torch.device:
+def pick_device(name: str = "auto", tf32: bool = False, deterministic: bool = False) -> torch.device:
     """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:i`. Raises UserError for one that is missing.
 
-    tf32: let a GPU round the factors of its sums to 10 bits: faster, but logits change at the 1e-2 level
+    tf32:          let a GPU round the factors of its sums to 10 bits: faster, but logits change at the 1e-2
+                   level
+    deterministic: only algorithms that give the same bits in every run; where torch has none, it raises
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS wants it
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a check of torch's own code, not needed
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -31,6 +31,16 @@ def run_command(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         code = 2
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        operation = str(error).split(" ", 1)[0]
+        print(
+            f"error: {operation}, which this model needs, has no deterministic form on this device; "
+            "leave --deterministic out",
+            file=sys.stderr,
+        )
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
