@@ -26,7 +26,7 @@ from utils.engine import Progress, Stopped, StopRequest, fit, make_optimizer
 from utils.errors import UserError, run_command
 from utils.files import write_json
 from utils.pictures import overlay
-from utils.recipe import Recipe, flat, recipe_from_dict, resolve_recipe
+from utils.recipe import Recipe, flat, meant, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
 from utils.runlog import Record, latest_run, new_run_folder
 from utils.scoring import score_set, scorings
@@ -114,7 +114,7 @@ class TrainingRun:
             return resolve_recipe(MODELS.entry(self.model_name).facts["recipe"], self.dataset_name, typed)
         recipe = recipe_from_dict(saved["recipe"])
         before = flat(recipe.to_dict())
-        for key, value in typed.items():
+        for key, value in meant(typed, recipe.clip.letterbox).items():
             if key != "epochs" and before.get(key) != value:
                 raise UserError(
                     f"the run in {self.folder} has {key}={before.get(key)}, which --resume cannot change to "

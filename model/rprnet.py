@@ -308,7 +308,21 @@ RECIPE = {
     "optimizer": "adam",
     "learning_rate": 1e-4,
     "weight_decay": 0.0,
-    "clip": {"frames": 6, "key": 2, "channels": 3},
+    "schedule": "warmup-cosine-published",
+    "warmup_epochs": 10,
+    "min_learning_rate": 1e-6,
+    "sample_rate": 1.0,
+    "seed": 42,
+    "scoring": "RPRNet",
+    "clip": {
+        "frames": 6,
+        "key": 2,
+        "channels": 3,
+        "letterbox": 256,
+        "gray_scale": 255.0,
+        "mean": 0.28,
+        "std": 0.23,
+    },
 }
 
 RENAME = {

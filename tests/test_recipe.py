@@ -1,12 +1,16 @@
 """Recipes: which setting wins, what is refused, the typed form, the learning rate."""
 
+import itertools
 import json
+import math
 
 import pytest
 
+import model  # noqa: F401, registers the models
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.recipe import Recipe, parse_setting, recipe_from_dict, resolve_recipe
+from utils.registry import MODELS
 
 MODEL_RECIPE = {
     "epochs": 20,
@@ -103,3 +107,40 @@ def test_the_published_learning_rate_schedule():
     assert [recipe.learning_rate_at(e) for e in (0, 9, 10, 31)] == pytest.approx([1e-3, 1e-3, 7e-4, 3.43e-4])
     assert recipe.learning_rate_at(1000) == 1e-5
     assert Recipe(schedule="constant").learning_rate_at(1000) == 1e-3
+
+
+def test_the_published_schedule_of_rprnet():
+    """The description's formula; the first epoch does not train, the last ends at 3.4e-6."""
+    recipe = resolve_recipe(MODELS.entry("RPRNet").facts["recipe"], "NUDT-MIRSDT", {})
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(30)]
+    assert rates[:11] == pytest.approx([1e-4 * epoch / 10 for epoch in range(11)])
+    assert rates[11:] == pytest.approx(
+        [1e-6 + (1e-4 - 1e-6) * (1 + math.cos(math.pi * (epoch - 11) / 20)) / 2 for epoch in range(11, 30)]
+    )
+    assert rates[0] == 0
+    assert rates[29] == pytest.approx(3.4e-6, rel=0.02)
+    assert (recipe.epochs, recipe.batch_size, recipe.sample_rate, recipe.seed) == (30, 2, 1.0, 42)
+
+
+def test_a_warm_up_that_trains_from_the_first_epoch():
+    recipe = Recipe(schedule="warmup-cosine", epochs=30, learning_rate=1e-4, min_learning_rate=1e-6)
+    rates = [recipe.learning_rate_at(epoch) for epoch in range(30)]
+    assert rates[:10] == pytest.approx([1e-5 * (epoch + 1) for epoch in range(10)])
+    assert rates[10] == pytest.approx(1e-4)
+    assert all(a > b > 1e-6 for a, b in itertools.pairwise(rates[10:]))
+    assert recipe.learning_rate_at(30) == pytest.approx(1e-6)
+    short = Recipe(schedule="warmup-cosine", epochs=3, learning_rate=1e-4)
+    assert [short.learning_rate_at(epoch) for epoch in range(3)] == pytest.approx([1e-5, 2e-5, 3e-5])
+
+
+def test_the_patch_of_a_letterboxed_model_is_its_letterbox():
+    recipe = resolve_recipe({"clip": {"letterbox": 256}}, "IRDST", {"clip.patch": 64})
+    assert (recipe.clip.letterbox, recipe.clip.patch) == (64, None)
+    with pytest.raises(UserError, match=r"clip\.letterbox fits whole frames"):
+        resolve_recipe({"clip": {"letterbox": 256}}, "IRDST", {"clip.patch": 64, "clip.letterbox": 128})
+
+
+@pytest.mark.parametrize(("key", "saved"), [("all", "all"), (2, 2)])
+def test_a_saved_recipe_keeps_its_key_frame(key, saved):
+    recipe = resolve_recipe({"clip": {"frames": 6, "key": key}}, "IRDST", {})
+    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))).clip.key == saved

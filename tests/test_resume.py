@@ -277,3 +277,21 @@ def test_a_finished_run_goes_on_with_more_epochs(run_python, reference, flags, t
     assert run_python("train.py", *flags, "--epochs", 2).returncode == 0
     assert run_python("train.py", *flags, "--epochs", 3, "--resume").returncode == 0
     assert_same_run(run_folder(tmp_path), reference)
+
+
+@pytest.mark.slow
+def test_rprnet_killed_in_an_epoch_goes_on_to_the_same_bits(run_python, train_with, tiny_data, tmp_path):
+    """Its loss draws random pixels, so that the generators' state decides the weights as well."""
+    rprnet = ("--model_names", "RPRNet", "--patch_size", 16, "--epochs", 2, "--sample_rate", 0.1)
+    schedule = ("--set", "schedule=constant", "--num_workers", 0, "--save_every", 1)
+    flags = (*rprnet, *schedule, "--dataset_dir", tiny_data, "--device", "cpu")
+    done = run_python("train.py", *flags, "--log_dir", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    killed = train_with(AT_A_BATCH.format(KILL), 5, *flags, "--log_dir", tmp_path / "killed")
+    assert killed.returncode == -signal.SIGKILL
+    (whole,), (folder,) = ((tmp_path / name / "Synthetic/RPRNet").iterdir() for name in ("whole", "killed"))
+    assert last(folder)["progress"]["steps"] == 4
+    resumed(run_python, folder, flags)
+    assert_same(last(folder), last(whole))
+    assert record_of(folder) == record_of(whole)
+    assert last(whole)["progress"]["steps"] == 6

@@ -127,14 +127,21 @@ def resolve_recipe(model_recipe: dict[str, Any], dataset: str, typed: dict[str, 
     general = {k: v for k, v in model_recipe.items() if k != "datasets"}
     per_dataset = {fold(k): v for k, v in model_recipe.get("datasets", {}).items()}.get(fold(dataset), {})
     values: dict[str, Any] = {}
-    for layer in (flat(general), flat(per_dataset), typed):
+    for layer in (flat(general), flat(per_dataset)):
         values.update(layer)
+    typed = meant(typed, values.get("clip.letterbox"))
+    values.update(typed)
     if "clip.frames" in typed and "seq_len" in general.get("model", {}):
         values.setdefault("model.seq_len", typed["clip.frames"])
         values["model.seq_len"] = typed.get("model.seq_len", typed["clip.frames"])
-    if "clip.patch" in typed and values.get("clip.letterbox") and "clip.letterbox" not in typed:
-        values["clip.letterbox"] = values.pop("clip.patch")  # what --patchSize means for such a model
     return from_flat(values)
+
+
+def meant(typed: dict[str, Any], letterbox: int | None) -> dict[str, Any]:
+    """What the user typed, where the patch size of a model that letterboxes whole frames is its letterbox."""
+    if letterbox and "clip.patch" in typed and "clip.letterbox" not in typed:
+        return {"clip.letterbox" if key == "clip.patch" else key: value for key, value in typed.items()}
+    return typed
 
 
 def recipe_from_dict(saved: dict[str, Any]) -> Recipe:

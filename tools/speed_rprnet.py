@@ -1,0 +1,221 @@
+"""What tools/compare_speed.py measures of RPRNet, against the plain modules of tests/naive_rprnet.py.
+
+Both networks are trained with our SPGloss, so that a training step compares the networks.
+"""
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from naive_rprnet import NaiveRPRNet
+from parity import DATA, clip, published_weights
+from PIL import Image
+from test_component_metrics import roc_by_loops
+from torch import Tensor, nn
+
+from dataset import Sequence, SequenceSet
+from dataset.clips import training_clips
+from loss import create_loss
+from metrics import create_metric
+from model import create_model
+from utils.checkpoint import load_official
+from utils.recipe import ClipSpec
+
+SIDE = 256
+SPEC = ClipSpec(frames=6, key=2, channels=3, letterbox=SIDE, gray_scale=255.0, mean=0.28, std=0.23)
+
+# ---------------------------------------------------------------- network
+
+
+def build(kind: str) -> nn.Module:
+    """The naive network or ours, with the weights of the stored outputs in tests/data."""
+    weights = published_weights(np.load(DATA / "rprnet.npz"))
+    if kind == "naive":
+        naive = NaiveRPRNet()
+        naive.load_state_dict(weights, strict=False)  # the constant buffers are not stored
+        return naive
+    ours = create_model("RPRNet")
+    load_official(ours, weights)
+    return ours
+
+
+def raw_of(model: nn.Module, frames: Tensor) -> dict[str, Tensor | list[Tensor]]:
+    out = model(frames)
+    return out if isinstance(out, dict) else {"logits": out[0], "side_logits": out[1]}
+
+
+def inference(kind: str) -> tuple[float, list[float]]:
+    """Seconds for a clip of 6x256x256, and about 1000 probabilities of the five maps."""
+    model = build(kind).eval()
+    frames = torch.from_numpy(clip((1, 3, 6, SIDE, SIDE), seed=1))
+    with torch.inference_mode():
+        raw_of(model, frames)
+        begin = time.perf_counter()
+        raw = raw_of(model, frames)
+        seconds = time.perf_counter() - begin
+    maps = torch.cat([raw["logits"], *raw["side_logits"]])
+    return seconds, maps.sigmoid().flatten()[::331].tolist()
+
+
+def training(kind: str, batch: int = 1) -> tuple[float, list[float]]:
+    """Seconds for an Adam step on clips of 6x256x256, and the SPGloss before and after a step."""
+    model = build(kind).train()
+    frames = torch.from_numpy(clip((batch, 3, 6, SIDE, SIDE), seed=1))
+    target = squares_mask(batch)
+    loss, optimizer = create_loss("SPGloss"), torch.optim.Adam(model.parameters(), 1e-4)
+    values = []
+    for step in range(2):
+        torch.manual_seed(step)  # of the pixels that the loss draws
+        begin = time.perf_counter()
+        value = loss(raw_of(model, frames), target)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        seconds = time.perf_counter() - begin
+        values.append(value.item())
+    return seconds, values
+
+
+def squares_mask(batch: int) -> Tensor:
+    """A 3x3 target in each frame, [batch, 1, 256, 256]."""
+    target = torch.zeros(batch, 1, SIDE, SIDE)
+    target[..., 128:131, 66:69] = 1
+    return target
+
+
+def loss_share() -> dict[str, float]:
+    """SPGloss forward and backward at batch 2, and what share it is of our training step at that batch."""
+    step, _ = training("ours", batch=2)
+    draw = torch.Generator().manual_seed(1)
+    maps = [torch.randn(2, 1, SIDE, SIDE, generator=draw).requires_grad_() for _ in range(5)]
+    loss, target, times = create_loss("SPGloss"), squares_mask(2), []
+    for _ in range(21):
+        begin = time.perf_counter()
+        loss({"logits": maps[0], "side_logits": maps[1:]}, target).backward()
+        times.append(time.perf_counter() - begin)
+    seconds = float(np.median(times))
+    return {"loss": seconds, "training step": step, "share": seconds / step}
+
+
+# ---------------------------------------------------------------- one clip from the disk
+
+
+def write_sequence(folder: Path, frames: int, size: int) -> SequenceSet:
+    """Noise with a moving 3x3 target as PNG files, images/00001.png and masks/00001.png onwards."""
+    draw = np.random.default_rng(0)
+    paths = {"images": [], "masks": []}
+    for kind, files in paths.items():
+        (folder / kind).mkdir()
+        for number in range(1, frames + 1):
+            files.append(folder / kind / f"{number:05d}.png")
+            if kind == "images":
+                pixels = draw.normal(100, 12, (size, size)).clip(0, 255).astype(np.uint8)
+            else:
+                pixels = np.zeros((size, size), np.uint8)
+                pixels[size // 2 :, size // 4 + number :][:3, :3] = 255
+            Image.fromarray(pixels).save(files[-1])
+    sequence = Sequence("Sequence1", tuple(paths["images"]), masks=tuple(paths["masks"]))
+    return SequenceSet("Noise", folder, "train", (sequence,))
+
+
+def letterboxed_as_published(image: Image.Image, padding: int | tuple[int, ...]) -> Image.Image:
+    scale = min(SIDE / image.width, SIDE / image.height)
+    width, height = int(image.width * scale), int(image.height * scale)
+    square = Image.new(image.mode, (SIDE, SIDE), padding)
+    square.paste(
+        image.resize((width, height), Image.Resampling.BICUBIC), ((SIDE - width) // 2, (SIDE - height) // 2)
+    )
+    return square
+
+
+def load_as_published(folder: Path, key: int) -> tuple[np.ndarray, np.ndarray]:
+    """Clip [3, 6, 256, 256] and target [256, 256] of key frame `key`, step by step as RPRNet's seqDataset."""
+    numbers = sorted(int(path.stem) for path in (folder / "images").iterdir() if path.suffix == ".png")
+    frames = []
+    for wanted in range(key - 2, key + 4):
+        number = next((n for n in numbers if n >= wanted), numbers[-1])
+        image = Image.open(folder / "images" / f"{number:05d}.png").convert("RGB")
+        values = np.array(letterboxed_as_published(image, (128, 128, 128)), np.float32)
+        values /= 255.0
+        values -= np.array([0.28, 0.28, 0.28])
+        values /= np.array([0.23, 0.23, 0.23])
+        frames.append(values)
+    image = Image.open(folder / "masks" / f"{key:05d}.png").convert("L")
+    mask = np.array(letterboxed_as_published(image, 0), np.float32)
+    mask[mask > 0] = 255
+    mask[:, 2:4] -= mask[:, 0:2]  # of a loader of boxes; no target is there
+    mask[:, 0:2] += mask[:, 2:4] / 2
+    return np.ascontiguousarray(np.stack(frames).transpose(3, 0, 1, 2)), mask / 255
+
+
+def loading(rounds: int, size: int) -> dict[str, list[float]]:
+    """Mean seconds per clip over a shuffled epoch of 100 frames, of which ours starts with empty memory.
+
+    The published form costs the same in each epoch. Identical arrays.
+    """
+    times = {"naive": [], "ours": [], "ours, later epochs": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_sequence(Path(folder), frames=100, size=size)
+        for seed in range(rounds):
+            clips = training_clips(data, SPEC, sample_rate=1.0)
+            order = np.random.default_rng(seed).permutation(len(clips)).tolist()
+            published, first = one_epoch(Path(folder), clips, order, epoch=0)
+            again, later = one_epoch(Path(folder), clips, order[::-1], epoch=1)
+            for side, seconds in zip(times, ((published + again) / 2, first, later), strict=True):
+                times[side].append(seconds)
+    return times
+
+
+def one_epoch(folder: Path, clips, order: list[int], epoch: int) -> tuple[float, float]:
+    """Mean seconds per clip: (published, ours)."""
+    total = np.zeros(2)
+    for index in order:
+        begin = time.perf_counter()
+        frames, target = load_as_published(folder, index + 1)
+        middle = time.perf_counter()
+        item = clips[epoch, index]
+        own = np.ascontiguousarray(item["clip"].numpy())  # the copy to 3 channels that a batch makes
+        total += middle - begin, time.perf_counter() - middle
+        np.testing.assert_array_equal(own, frames)
+        np.testing.assert_array_equal(item["target"][0].numpy(), target)
+    published, ours = (total / len(order)).tolist()
+    return published, ours
+
+
+# ---------------------------------------------------------------- ROC
+
+
+def roc(rounds: int) -> dict[str, list[float]]:
+    """Seconds per 256x256 frame at 31 thresholds, a loop over them and ours; equal counts."""
+    draw = np.random.default_rng(0)
+    probability = (draw.random((SIDE, SIDE)) ** 12).astype(np.float32)
+    mask = np.zeros((SIDE, SIDE), np.float32)
+    mask[99:104, 119:124] = 0.5  # a soft border, as the published resizing leaves
+    mask[100:103, 120:123] = 1
+    metric = create_metric("ROC", target="soft")
+    times = {"naive": [], "ours": []}
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        tp, fp, tn, fn = roc_by_loops(probability, mask, "soft", metric.bins)
+        times["naive"].append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        for _ in range(20):
+            metric.update(probability, mask)
+        times["ours"].append((time.perf_counter() - begin) / 20)
+    metric.reset()
+    metric.update(probability, mask)
+    counted = metric.compute()
+    for name, values in {"tp": tp, "fp": fp, "pos": tp + fn, "neg": fp + tn}.items():
+        np.testing.assert_array_equal(counted[name], values)
+    return times
+
+
+NETWORK = {"inference": inference, "training": training}
+SAME_PROCESS = {
+    "loading 256x256": partial(loading, size=256),
+    "loading 512x512": partial(loading, size=512),
+    "ROC": roc,
+}
