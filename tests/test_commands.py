@@ -199,6 +199,28 @@ def test_the_cache_changes_no_figure(trained, tiny_data, tmp_path):
     assert all(torch.equal(value, weights[key]) for key, value in cached["weights"].items())
 
 
+def test_deterministic_training_gives_the_same_weights(trained, run_python, tiny_data, tmp_path):
+    flags = ("--dataset_dir", tiny_data, "--log_dir", tmp_path, "--deterministic", *TINY, *CPU)
+    done = run_python("train.py", *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    weights = read_checkpoint(only_run(tmp_path, "DeepPro") / "last.pth")["weights"]
+    expected = read_checkpoint(trained / "last.pth")["weights"]
+    assert all(torch.equal(value, expected[key]) for key, value in weights.items())
+
+
+def test_what_has_no_deterministic_form_is_refused(capfd):
+    def train_on_a_gpu():
+        raise RuntimeError("some_backward_cuda does not have a deterministic implementation, but you set ...")
+
+    with pytest.raises(SystemExit) as end:
+        run_command(train_on_a_gpu)
+    said = only_sentence(end.value.code, capfd.readouterr().err)
+    assert "some_backward_cuda" in said
+    assert "leave --deterministic out" in said
+    with pytest.raises(RuntimeError, match="something else"):  # not a user's mistake
+        run_command(lambda: (_ for _ in ()).throw(RuntimeError("something else")))
+
+
 # ---- flags ----
 
 
