@@ -1,4 +1,4 @@
-# `make demo`: from nothing to a trained, tested detector. `make test`: the tests. Both make .venv first.
+# `make demo`: from nothing to a trained, tested detector; `make demo-rprnet`: another. `make test`: the tests. Both make .venv first.
 PYTHON ?= python3
 RUN := .venv/bin/python
 
@@ -6,7 +6,11 @@ DEMO_DATA := data/Synthetic
 DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 --set step_size=4 \
 	--set validation=holdout
 
-.PHONY: demo test test-slow lint clean
+RPRNET_DATA := data/rprnet_demo/Synthetic
+RPRNET_TRAIN := --epochs 3 --patch_size 48 --learning_rate 5e-4 --num_workers 0 --set schedule=constant \
+	--set validation=holdout --set model.init=constructor --set loss_options.variant=clean
+
+.PHONY: demo demo-rprnet test test-slow lint clean
 
 .venv/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +25,17 @@ demo: .venv/ready $(DEMO_DATA)/synthetic.json
 	$(RUN) train.py --model_names DeepPro --dataset_names Synthetic --log_dir log/demo $(DEMO_TRAIN)
 	$(RUN) test.py --model_names DeepPro TopHat --dataset_names Synthetic --log_dir log/demo \
 		--checkpoint "$$(ls -d log/demo/Synthetic/DeepPro/*/best.pth | tail -n 1)" --save_overlays
+
+$(RPRNET_DATA)/synthetic.json: | .venv/ready
+	$(RUN) tools/make_synthetic.py --out $(RPRNET_DATA) --train_sequences 8 --test_sequences 2 \
+		--height 48 --width 48 --frames 40 --targets 1 2
+
+demo-rprnet: .venv/ready $(RPRNET_DATA)/synthetic.json
+	$(RUN) train.py --model_names RPRNet --dataset_names Synthetic --dataset_dir data/rprnet_demo \
+		--log_dir log/demo_rprnet $(RPRNET_TRAIN)
+	$(RUN) test.py --model_names RPRNet TopHat --dataset_names Synthetic --dataset_dir data/rprnet_demo \
+		--log_dir log/demo_rprnet --protocol published clean --save_overlays \
+		--checkpoint "$$(ls -d log/demo_rprnet/Synthetic/RPRNet/*/best.pth | tail -n 1)"
 
 test: .venv/ready
 	$(RUN) -m pytest
