@@ -133,6 +133,23 @@ def test_the_two_protocols_differ_on_this_scene(scene):
     assert all(published[name] != clean[name] for name in ("fa", "iou", "niou"))
 
 
+def test_a_rule_whose_truth_is_missing_is_said(scene):
+    """Points can be scored by ShootingRules alone."""
+    points = tuple(np.array([[20.0, 30.0]]) for _ in scene[0].images)
+    sequence = Sequence("a", scene[0].images, points=points)
+
+    def new_metrics():
+        return protocol_metrics(["clean"], "RPRNet", 0.5, 1, 4)
+
+    videos = [TestVideo(sequence, SequenceSet("Points", scene.root, "test", (sequence,)), SPEC)]
+    groups, _ = score_set(Brightness(), videos, {}, new_metrics, torch.device("cpu"))
+    shooting, by_components = scorings(new_metrics(), 0.5)
+    assert shooting.figures(groups["all"])["targets"] == 6
+    assert by_components.figures(groups["all"]) == {}
+    assert by_components.curve(groups["all"]) is None
+    assert by_components.rule(groups["all"]) == "PdFa: not scored, its kind of truth is missing"
+
+
 def test_every_model_names_a_protocol_that_exists():
     names = {MODELS.entry(name).facts["recipe"].get("scoring", "DeepPro") for name in MODELS.names()}
     assert names <= set(PROTOCOLS)

@@ -78,6 +78,8 @@ class Scoring:
     def rule(self, metrics: Metrics) -> str:
         """By which metrics and options the figures were computed, in words."""
         parts = []
+        if (self.protocol, self.targets) not in metrics:
+            parts.append(f"{self.targets}: not scored, its kind of truth is missing")
         for (protocol, name), metric in metrics.items():
             if protocol == self.protocol and name in (self.targets, "IoU", "nIoU", "ROC"):
                 options = {k: v for k, v in metric.options.items() if k != "thresholds"}
