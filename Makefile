@@ -1,4 +1,5 @@
-# `make demo`: from nothing to a trained, tested detector; `make demo-rprnet`: another. `make test`: the tests. Both make .venv first.
+# `make demo`: from nothing to a trained, tested detector; `make demo-rprnet`: another.
+# `make test`: the tests. Each makes .venv first.
 PYTHON ?= python3
 RUN := .venv/bin/python
 

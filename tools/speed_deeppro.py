@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from naive_deeppro import NaiveDeepPro
 from test_metrics import shooting_rules_one_threshold_at_a_time
+from timing import side_by_side
 from torch import Tensor, nn
 
 from loss import create_loss
@@ -65,15 +66,11 @@ def scoring(rounds: int) -> dict[str, list[float]]:
     truth = np.zeros((256, 256), np.uint8)
     truth[100, 120] = 255
     metric = create_metric("ShootingRules")
-    times = {"naive": [], "ours": []}
-    for _ in range(10 * rounds):
-        begin = time.perf_counter()
-        expected = shooting_rules_one_threshold_at_a_time(probability, truth // 255, metric.thresholds, 1, 4)
-        times["naive"].append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        for _ in range(20):
-            metric.update(probability, truth)
-        times["ours"].append((time.perf_counter() - begin) / 20)
+    times, expected = side_by_side(
+        lambda: shooting_rules_one_threshold_at_a_time(probability, truth // 255, metric.thresholds, 1, 4),
+        lambda: metric.update(probability, truth),
+        10 * rounds,
+    )
     metric.reset()
     metric.update(probability, truth)
     counted = metric.compute()

@@ -14,6 +14,7 @@ from naive_rprnet import NaiveRPRNet
 from parity import DATA, clip, published_weights
 from PIL import Image
 from test_component_metrics import roc_by_loops
+from timing import side_by_side
 from torch import Tensor, nn
 
 from dataset import Sequence, SequenceSet
@@ -198,15 +199,11 @@ def roc(rounds: int) -> dict[str, list[float]]:
     mask[100:103, 120:123] = 1
     torch.set_num_threads(1)  # the loop compares small tensors, which several threads make slower
     metric = create_metric("ROC", target="soft")
-    times = {"naive": [], "ours": []}
-    for _ in range(10 * rounds):
-        begin = time.perf_counter()
-        tp, fp, tn, fn = roc_by_loops(probability, mask, "soft", metric.bins)
-        times["naive"].append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        for _ in range(20):
-            metric.update(probability, mask)
-        times["ours"].append((time.perf_counter() - begin) / 20)
+    times, (tp, fp, tn, fn) = side_by_side(
+        lambda: roc_by_loops(probability, mask, "soft", metric.bins),
+        lambda: metric.update(probability, mask),
+        10 * rounds,
+    )
     metric.reset()
     metric.update(probability, mask)
     counted = metric.compute()

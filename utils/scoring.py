@@ -67,13 +67,14 @@ class Scoring:
 
         With ShootingRules of targets; else of pixels: "fa" is then the false and "pd" the true positive rate.
         """
-        if self.targets == "ShootingRules":
-            metric = metrics.get((self.protocol, "ShootingRules"))
-            counted = metric.compute() if metric else None
-            return counted if counted and counted["targets"][0] else None
-        metric = metrics.get((self.protocol, "ROC"))
-        counted = metric.compute() if metric else None
-        return counted and {**counted, "fa": counted["fpr"], "pd": counted["tpr"]}
+        name = "ShootingRules" if self.targets == "ShootingRules" else "ROC"
+        metric = metrics.get((self.protocol, name))
+        if metric is None:
+            return None
+        counted = metric.compute()
+        if name == "ROC":
+            return {**counted, "fa": counted["fpr"], "pd": counted["tpr"]}
+        return counted if counted["targets"][0] else None
 
     def rule(self, metrics: Metrics) -> str:
         """By which metrics and options the figures were computed, in words."""
