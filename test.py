@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,23 @@ from model import create_model
 from utils.checkpoint import load_official, load_weights, read_checkpoint
 from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, reader_options, typed_settings
 from utils.device import pick_device
+from utils.engine import predict_video
 from utils.errors import UserError, run_command
 from utils.files import write_atomically, write_json
+from utils.predictions import PredictionWriter, SavedPredictions, read_predictions
 from utils.recipe import Recipe, flat, recipe_from_dict, resolve_recipe
-from utils.registry import MODELS
+from utils.registry import DATASETS, MODELS
 from utils.report import (
-    BRIEF,
     COLUMNS,
     FORMATS,
     Row,
     all_of,
+    columns_of,
+    map_saver,
     overlay_saver,
-    prediction_saver,
     published_row,
     row,
+    write_pr,
     write_roc,
 )
 from utils.runlog import new_run_folder
@@ -43,6 +48,7 @@ from utils.scoring import Metrics, Scoring, score_set, scorings
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Test detectors of infrared small moving targets.")
     add_data_flags(parser)
+    parser.set_defaults(dataset_names=None, dataset_dir=None)  # then those of --predictions, see find_sets
     add_recipe_flags(parser, "seq_len", "threshold")
     add = parser.add_argument
     add(
@@ -59,37 +65,49 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="published weights, in the order of --model_names",
     )
-    add("--split", choices=("test", "train"), default="test", help="which sequences")
+    add("--split", choices=("test", "train"), help="which sequences (default: test)")
     text = "score as the model's paper does, by the rules that are the same for all, or side by side"
     choices = ("published", "clean")
-    add("--protocol", nargs="+", choices=choices, dest="protocols", help=f"{text} (default: the recipe's)")
-    add_switch(parser, "--save_predictions", "write each probability map as an 8-bit PNG, floor(255 p)")
+    add("--protocol", nargs="+", choices=choices, default=list(choices), dest="protocols", help=text)
+    add_switch(parser, "--save_predictions", "keep maps (also as 8-bit PNG) and boxes")
+    text = "score what --save_predictions wrote, without a network"
+    add("--predictions", nargs="+", type=Path, default=[], metavar="DIR", help=text)
     add_switch(parser, "--save_overlays", "write contact sheets: targets, hits and false alarms")
     return parser.parse_args(argv)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to test and where its weights come from."""
+    """A model to test and where its weights, or its predictions, come from."""
 
     name: str
     checkpoint: Path | None = None
     official: Path | None = None
+    saved: SavedPredictions | None = None
 
     @property
     def source(self) -> str:
+        if self.saved:
+            return self.saved.facts["weights"]
         return str(self.checkpoint or self.official or "no parameters")
 
 
 def find_candidates(args: argparse.Namespace) -> list[Candidate]:
-    """Match checkpoints (which name their model) and published files (given in order) with --model_names."""
+    """Match checkpoints (which name their model) and published files (given in order) with --model_names.
+
+    Saved predictions name their model, and stand beside these.
+    """
+    predictions = [read_predictions(folder) for folder in args.predictions]
+    ready = [Candidate(MODELS.entry(p.facts["model"]).name, saved=p) for p in predictions]
+    if ready and not (args.model_names or args.checkpoint or args.official):
+        return ready
     saved = {path: read_checkpoint(path)["model"] for path in args.checkpoint}
     names = [MODELS.entry(n).name for n in args.model_names or saved.values() or ["DeepPro"]]
     for path, name in saved.items():
         if name not in names:
             raise UserError(f"{path} holds {name}, which is not among --model_names {' '.join(names)}")
     official = list(args.official)
-    candidates = []
+    candidates = ready
     for name in dict.fromkeys(names):
         own = [Candidate(name, checkpoint=path) for path, model in saved.items() if model == name]
         if own:
@@ -129,27 +147,32 @@ def load_candidate(candidate: Candidate, dataset: str, typed: dict[str, Any]) ->
 
 
 def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> dict[str, Any]:
-    """Score one model on one data set; writes its folder and returns its rows and its curve."""
+    """Score one model on one data set; writes its folder and returns its rows and its curves."""
     device = pick_device(args.device, args.tf32, args.deterministic)
-    model, recipe = load_candidate(candidate, data.name, typed_settings(args))
+    if candidate.saved:
+        recipe = recipe_from_dict({**flat(candidate.saved.facts["recipe"]), **typed_settings(args)})
+        predict = candidate.saved.reader(recipe.threshold)
+    else:
+        model, recipe = load_candidate(candidate, data.name, typed_settings(args))
+        predict = partial(predict_video, model.to(device), device, recipe.threshold)
     cache = args.cache_dir if args.cache else None
     videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]
-
-    protocols = list(dict.fromkeys(args.protocols or [recipe.protocol]))
+    protocols = list(dict.fromkeys(args.protocols))
 
     def new_metrics() -> Metrics:
         return protocol_metrics(protocols, recipe.scoring, recipe.threshold, recipe.match, recipe.exclude)
 
     chosen = scorings(new_metrics(), recipe.threshold)
     folder = new_run_folder(args.log_dir, data.name, candidate.name)
-    savers = []
-    if args.save_predictions:
-        savers.append(prediction_saver(folder / "predictions"))
+    savers: list[Callable] = []
     if args.save_overlays:
         savers.append(overlay_saver(folder / "overlays", candidate.name, recipe.threshold))
+    writer = PredictionWriter(folder / "predictions")
+    if args.save_predictions:
+        savers += [writer, map_saver(folder / "predictions")]
 
     begin = time.perf_counter()
-    groups, sequences = score_set(model.to(device), videos, data.subsets, new_metrics, device, all_of(savers))
+    groups, sequences = score_set(predict, videos, data.subsets, new_metrics, all_of(savers))
     seconds = time.perf_counter() - begin
 
     def rows(scored: dict[str, Metrics]) -> list[Row]:
@@ -167,33 +190,56 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
         "weights": candidate.source,
         "dataset": data.name,
         "dataset_dir": data.root,
+        "dataset_options": args.dataset_options,
         "split": data.split,
+        "recipe": recipe.to_dict(),
+    }
+    if args.save_predictions:
+        writer.finish(facts)
+    measurements = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "seconds": seconds,
         "frames": sum(len(sequence) for sequence in data),
         "normalisation": {video.name: dataclasses.asdict(video.normalisation) for video in videos},
-        "recipe": recipe.to_dict(),
         "scores": [scored(s, groups, sequences) for s in chosen],
         "published": published,
     }
-    write_json(folder / "eval.json", facts)
+    write_json(folder / "eval.json", facts | measurements)
     write_table(folder / "table", measured + published)
     write_table(folder / "sequences", per_sequence)
-    curves = {s: {group: c for group, m in groups.items() if (c := s.curve(m))} for s in chosen}
-    for s, of_groups in curves.items():
-        if of_groups:
-            write_roc(folder / roc_name(s), of_groups, f"{candidate.name} on {data.name}")
-    print(format_table(per_sequence, BRIEF, formats=FORMATS), end="")
+    title = f"{candidate.name} on {data.name}"
+    pictures = curves_of(chosen, groups)
+    for name, curves in pictures.items():
+        write_curves(folder / name, curves, title)
+    print(
+        format_table(per_sequence, columns_of(per_sequence, ("figures of", "rule")), formats=FORMATS), end=""
+    )
     for s in chosen:
-        print(f"{candidate.name} on {data.name}, {s.protocol} protocol: {s.rule(groups['all'])}")
+        print(f"{title}, {s.protocol} protocol: {s.rule(groups['all'])}")
     print(f"{seconds:.1f} s, in {folder}\n", flush=True)
     return {
         "name": candidate.name,
         "source": candidate.source,
         "rows": measured,
         "published": published,
-        "curves": {roc_name(s): of_groups["all"] for s, of_groups in curves.items() if "all" in of_groups},
+        "curves": {name: curves["all"] for name, curves in pictures.items() if "all" in curves},
     }
+
+
+def curves_of(chosen: list[Scoring], groups: dict[str, Metrics]) -> dict[str, dict[str, Any]]:
+    """The curves of each group, by the name of the picture that shows them."""
+    pictures = {}
+    for s in chosen:
+        pictures[f"roc_{s.protocol}_{s.targets}.png"] = {g: s.curve(m) for g, m in groups.items()}
+        pictures[f"pr_{s.protocol}.png"] = {g: s.pr_curve(m) for g, m in groups.items()}
+    found = {name: {g: c for g, c in curves.items() if c} for name, curves in pictures.items()}
+    return {name: curves for name, curves in found.items() if curves}
+
+
+def write_curves(path: Path, curves: dict[str, Any], title: str) -> None:
+    """Draw ROC or precision-recall curves, by name."""
+    is_pr = "precision_curve" in next(iter(curves.values()))
+    (write_pr if is_pr else write_roc)(path, curves, title)
 
 
 def scored(scoring: Scoring, groups: dict[str, Metrics], sequences: dict[str, Metrics]) -> dict[str, Any]:
@@ -211,13 +257,10 @@ def scored(scoring: Scoring, groups: dict[str, Metrics], sequences: dict[str, Me
     }
 
 
-def roc_name(scoring: Scoring) -> str:
-    return f"roc_{scoring.protocol}_{scoring.targets}.png"
-
-
 def write_table(path: Path, rows: list[Row]) -> None:
-    """Write <path>.md and, in full precision, <path>.csv."""
-    write_atomically(path.with_suffix(".md"), format_table(rows, COLUMNS, "markdown", FORMATS).encode())
+    """Write <path>.md and, in full precision and with all columns, <path>.csv."""
+    text = format_table(rows, columns_of(rows), "markdown", FORMATS)
+    write_atomically(path.with_suffix(".md"), text.encode())
     write_atomically(path.with_suffix(".csv"), format_table(rows, COLUMNS, "csv").encode())
 
 
@@ -232,14 +275,38 @@ def shared_curves(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {picture: curves for picture, curves in pictures.items() if len(curves) > 1}
 
 
+def find_sets(args: argparse.Namespace, candidates: list[Candidate]) -> list[SequenceSet]:
+    """The data sets that were typed, else those of the saved predictions, else Synthetic."""
+    saved = {c.saved.facts["dataset"]: c.saved.facts for c in candidates if c.saved}
+    sets = []
+    for name in args.dataset_names or list(saved) or ["Synthetic"]:
+        facts = saved.get(DATASETS.entry(name).name, {})
+        options = reader_options(args.dataset_options or facts.get("dataset_options", []))
+        root = args.dataset_dir or facts.get("dataset_dir", "data")
+        sets.append(create_dataset(name, root, args.split or facts.get("split", "test"), **options))
+    for candidate in candidates:
+        if candidate.saved and candidate.saved.facts["dataset"] not in [data.name for data in sets]:
+            raise UserError(
+                f"{candidate.saved.folder} holds predictions on {candidate.saved.facts['dataset']}; "
+                "name it in --dataset_names"
+            )
+    return sets
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     candidates = find_candidates(args)
-    options = reader_options(args)
-    sets = [create_dataset(name, args.dataset_dir, args.split, **options) for name in args.dataset_names]
+    sets = find_sets(args, candidates)
     for note in (note for data in sets for note in data.notes):
         print(f"note: {note}")
-    results = {data.name: [test_one(args, candidate, data) for candidate in candidates] for data in sets}
+    results = {
+        data.name: [
+            test_one(args, c, data)
+            for c in candidates
+            if not c.saved or c.saved.facts["dataset"] == data.name
+        ]
+        for data in sets
+    }
     folder = new_run_folder(args.log_dir, "tables")
     rows = []
     for dataset, found in results.items():
@@ -247,9 +314,9 @@ def main(argv: list[str] | None = None) -> None:
         for published in {one["name"]: one["published"] for one in found}.values():
             rows += published
         for picture, curves in shared_curves(found).items():
-            write_roc(folder / f"{dataset}_{picture}", curves, dataset)
+            write_curves(folder / f"{dataset}_{picture}", curves, dataset)
     write_table(folder / "table", rows)
-    print(format_table(rows, COLUMNS, formats=FORMATS), end="")
+    print(format_table(rows, columns_of(rows, ("rule",)), formats=FORMATS), end="")
     print(f"in {folder}")
 
 

@@ -5,32 +5,43 @@ import dataclasses
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from dataset import SequenceSet, create_dataset
-from dataset.clips import EpochBatches, training_clips
+from dataset.clips import EpochBatches, collate, training_clips
 from dataset.video import TestVideo
 from loss import create_loss
 from metrics.protocols import protocol_metrics
 from model import create_model
+from utils.boxes import Prediction
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from utils.cli import add_data_flags, add_recipe_flags, new_parser, reader_options, typed_settings
 from utils.device import pick_device
-from utils.engine import Progress, Stopped, StopRequest, fit, make_optimizer
+from utils.engine import Progress, Stopped, StopRequest, fit, predict_video
 from utils.errors import UserError, run_command
 from utils.files import write_json
+from utils.optimizer import AveragedWeights, freeze, make_optimizer
 from utils.pictures import overlay
 from utils.recipe import Recipe, flat, meant, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
 from utils.runlog import Record, latest_run, new_run_folder
 from utils.scoring import score_set, scorings
 from utils.seed import random_state, restore_random_state, set_seed
+
+SCORES = {  # what an epoch records and prints of its validation
+    "iou": "IoU {:.4f}",
+    "pd": "Pd {:.2%}",
+    "fa": "Fa {:.2e}",
+    "auc": "AUC {:.4f}",
+    "ap50": "AP50 {:.2%}",
+}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,15 +79,11 @@ class TrainingRun:
         self.model = create_model(self.model_name, **self.recipe.model).to(self.device)
         self.loss = create_loss(self.recipe.loss, **self.recipe.loss_options)
         self.optimizer = make_optimizer(self.model, self.recipe)
+        self.average = AveragedWeights(self.model, self.recipe.ema) if self.recipe.ema else None
         self.progress = Progress()
         self.scoring = scorings(self.new_metrics(), self.recipe.threshold)[0]  # or refuses before the work
         training, self.validation = self.read_data()
-        for sequence in self.validation:
-            if sequence.masks is None:
-                raise UserError(
-                    f"{self.dataset_name} {sequence.name} has no masks, so it cannot validate; add them, or "
-                    "use --set validation=holdout"
-                )
+        self.check_validation()
         cache = args.cache_dir if args.cache else None
         self.clips = training_clips(
             training, self.recipe.clip, self.recipe.sample_rate, self.recipe.seed, cache
@@ -124,7 +131,7 @@ class TrainingRun:
 
     def read_data(self) -> tuple[SequenceSet, SequenceSet]:
         """(training, validation) sequences, as the recipe's `validation` says."""
-        options = reader_options(self.args)
+        options = reader_options(self.args.dataset_options)
         training = create_dataset(self.dataset_name, self.args.dataset_dir, "train", **options)
         for note in training.notes:
             print(f"note: {note}")
@@ -141,6 +148,29 @@ class TrainingRun:
         rest = tuple(s for i, s in enumerate(training) if i not in chosen)
         return dataclasses.replace(training, sequences=rest), dataclasses.replace(training, sequences=held)
 
+    def check_validation(self) -> None:
+        kinds = {
+            "iou": ("masks",),
+            "ap50": ("boxes", "masks"),
+            "pd": ("masks", "boxes", "points", "centroids"),
+        }
+        wanted = kinds[self.recipe.best]
+        for sequence in self.validation:
+            if all(getattr(sequence, kind) is None for kind in wanted):
+                raise UserError(
+                    f"{self.dataset_name} {sequence.name} has no {' or '.join(wanted)}, so it cannot "
+                    f"validate by {self.recipe.best}; add them, use --set validation=holdout or --set best=pd"
+                )
+        if self.recipe.best not in self.scored():
+            raise UserError(
+                f"the {self.recipe.protocol} protocol of {self.recipe.scoring} does not score "
+                f"{self.recipe.best}; --set best= takes one of {', '.join(self.scored())}"
+            )
+
+    def scored(self) -> list[str]:
+        """Which of the validation scores the protocol gives."""
+        return [key for key in SCORES if key in self.scoring.figures(self.new_metrics())]
+
     def make_loader(self) -> DataLoader:
         workers = self.args.num_workers
         if workers is None:
@@ -148,6 +178,7 @@ class TrainingRun:
         return DataLoader(
             self.clips,
             batch_sampler=EpochBatches(len(self.clips), self.recipe.batch_size, self.recipe.seed),
+            collate_fn=collate,
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
@@ -158,10 +189,19 @@ class TrainingRun:
     # ---------------------------------------------------------------- saving, validating
 
     def restore(self, saved: dict[str, Any]) -> None:
-        load_weights(self.model, saved["weights"], self.folder / "last.pth")
+        weights = saved["weights"]
+        if self.average:
+            load_weights(self.average.model, weights, self.folder / "last.pth")
+            weights = saved["trained_weights"]
+        load_weights(self.model, weights, self.folder / "last.pth")
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(**saved["progress"])
         restore_random_state(saved["random"])
+
+    @property
+    def tested(self) -> nn.Module:
+        """What validates and is tested later: the averaged weights where the recipe asks for an average."""
+        return self.average.model if self.average else self.model
 
     def save(self, name: str, scores: dict[str, float] | None = None) -> None:
         save_checkpoint(
@@ -170,7 +210,8 @@ class TrainingRun:
                 "model": self.model_name,
                 "dataset": self.dataset_name,
                 "recipe": self.recipe.to_dict(),
-                "weights": self.model.state_dict(),
+                "weights": self.tested.state_dict(),
+                **({"trained_weights": self.model.state_dict()} if self.average else {}),
                 "optimizer": self.optimizer.state_dict(),
                 "progress": dataclasses.asdict(self.progress),
                 "random": random_state(),
@@ -178,7 +219,12 @@ class TrainingRun:
             },
         )
 
+    def before_epoch(self, epoch: int) -> None:
+        freeze(self.model, self.recipe, epoch)
+
     def after_batch(self, loss: float) -> None:
+        if self.average:
+            self.average.update(self.model, self.progress.steps)
         self.board.add_scalar("train/loss", loss, self.progress.steps)
         if self.stop.asked or self.progress.batch % self.args.save_every == 0:
             self.save("last.pth")
@@ -188,28 +234,29 @@ class TrainingRun:
     def after_epoch(self, mean_loss: float, learning_rate: float) -> None:
         train_seconds = time.perf_counter() - self.epoch_start
         scores = self.validate()
-        iou = scores["iou"]
-        is_best = self.progress.best is None or iou >= self.progress.best
+        score = scores[self.recipe.best]
+        is_best = self.progress.best is None or score >= self.progress.best
         if is_best:
-            self.progress.best = iou
+            self.progress.best = score
+        figures = {k: scores[k] for k in SCORES if k in scores}
         entry = {
             "epoch": self.progress.epoch,
             "loss": mean_loss,
             "learning_rate": learning_rate,
-            **{k: scores[k] for k in ("pd", "fa", "auc", "iou")},
+            **figures,
             "train_seconds": round(train_seconds, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }
         self.record.add(entry)
-        for key in ("loss", "learning_rate", "pd", "fa", "auc", "iou"):
+        for key in ("loss", "learning_rate", *figures):
             self.board.add_scalar(f"epoch/{key}", entry[key], self.progress.steps)
         self.board.flush()
         if is_best:
             self.save("best.pth", scores)
         self.save("last.pth", scores)
+        shown = "  ".join(SCORES[key].format(value) for key, value in figures.items())
         print(
-            f"epoch {self.progress.epoch:3d}/{self.recipe.epochs}  loss {mean_loss:.4f}  IoU {iou:.4f}  "
-            f"Pd {100 * scores['pd']:.2f} %  Fa {1e5 * scores['fa']:.2f}e-5  AUC {scores['auc']:.4f}  "
+            f"epoch {self.progress.epoch:3d}/{self.recipe.epochs}  loss {mean_loss:.4f}  {shown}  "
             f"{self.recipe.protocol} protocol  {entry['seconds']:.1f} s{'  best' if is_best else ''}",
             flush=True,
         )
@@ -218,13 +265,16 @@ class TrainingRun:
             raise Stopped
 
     def validate(self) -> dict[str, float]:
-        def show(video: TestVideo, index: int, probability: np.ndarray, truth: dict) -> None:
+        def show(video: TestVideo, index: int, prediction: Prediction, truth: dict) -> None:
             if video is self.videos[0] and index == len(video.frames) // 2:
                 image = video.originals.images(index, index + 1)[0]
-                picture = overlay(image, probability, truth["mask"], self.recipe.threshold, scale=2)
+                marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]
+                found = prediction.boxes if prediction.map is None else prediction.map
+                picture = overlay(image, found, marks, self.recipe.threshold, scale=2)
                 self.board.add_image("prediction", picture, self.progress.steps, dataformats="HWC")
 
-        groups, _ = score_set(self.model, self.videos, {}, self.new_metrics, self.device, show)
+        predict = partial(predict_video, self.tested, self.device, self.recipe.threshold)
+        groups, _ = score_set(predict, self.videos, {}, self.new_metrics, show)
         return self.scoring.figures(groups["all"])
 
     def new_metrics(self) -> dict[str, Any]:
@@ -255,6 +305,7 @@ class TrainingRun:
                     self.recipe,
                     self.progress,
                     self.device,
+                    self.before_epoch,
                     self.after_batch,
                     self.after_epoch,
                 )

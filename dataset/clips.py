@@ -23,12 +23,17 @@ class TrainingClips(Dataset):
     {"clip": float32 [C, T, h, w], "target": float32 [T', h, w] of 0 and 1, "name": "Sequence1[12:52]"}.
     """
 
+    truths: tuple[str, ...] = ("masks",)  # any of them in a sequence gives its targets
+
     def __init__(
         self, data: SequenceSet, spec: ClipSpec, sample_rate: float, seed: int = 0, cache: Path | None = None
     ):
         for sequence in data:
-            if sequence.masks is None:
-                raise UserError(f"{data.name} {sequence.name} has no masks; training a mask model needs them")
+            if all(getattr(sequence, kind) is None for kind in self.truths):
+                raise UserError(
+                    f"{data.name} {sequence.name} has no {' or '.join(self.truths)}; training this model "
+                    "needs them"
+                )
         self.data, self.spec, self.seed = data, spec, seed
         memory = FrameMemory()
         self.frames = [
@@ -50,10 +55,10 @@ class TrainingClips(Dataset):
             self._normalisations[number] = normalisation_of(self.frames[number], self.data, self.spec)
         return self._normalisations[number](images)
 
-    def item(self, images: np.ndarray, masks: np.ndarray, name: str) -> dict:
-        """One item of normalised frames [T, h, w] and masks [T', h, w]."""
-        clip = torch.from_numpy(images)[None].expand(self.spec.channels, -1, -1, -1)
-        return {"clip": clip, "target": torch.from_numpy(masks.astype(np.float32, copy=False)), "name": name}
+    def item(self, images: np.ndarray, target: np.ndarray, name: str) -> dict:
+        """One item of normalised frames [T, h, w] or [C, T, h, w] and its target."""
+        clip = torch.from_numpy(images).expand(self.spec.channels, -1, -1, -1)
+        return {"clip": clip, "target": torch.from_numpy(target.astype(np.float32, copy=False)), "name": name}
 
 
 class WindowClips(TrainingClips):
@@ -90,7 +95,7 @@ class WindowClips(TrainingClips):
         middle = (stop - start) // 2  # the published reference frame, whichever side is padded
         if self.spec.patch:
             rows, cols = patch_of(masks[middle], self.spec, draw, frames.sequence.name)
-            images, masks = images[:, rows, cols], masks[:, rows, cols]
+            images, masks = images[..., rows, cols], masks[:, rows, cols]
         images, masks = pad_frames(images, padding, self.spec.padding), pad_frames(masks, padding, "zeros")
         return self.item(images, masks, f"{frames.sequence.name}[{start}:{stop}]")
 
@@ -115,21 +120,57 @@ class KeyFrameClips(TrainingClips):
         frames = self.frames[number]
         chosen = key_frame_clip(self.numbers[number], place, self.spec.frames, self.spec.key)
         images = self.normalised(number, frames.pixels(chosen))
+        draw = np.random.default_rng([self.seed, epoch, index])
+        images, target = self.with_target(images, frames, place, draw)
+        return self.item(images, target, f"{frames.sequence.name}[{place}]")
+
+    def with_target(
+        self, images: np.ndarray, frames: SequenceFrames, place: int, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The frames and the target of the one at `place`, both of one patch where the recipe asks for it."""
         mask = frames.mask(place)
         target = with_column_quirk(mask) if self.spec.column_quirk else mask
         if self.spec.patch:
-            draw = np.random.default_rng([self.seed, epoch, index])
             rows, cols = patch_of(mask, self.spec, draw, frames.sequence.name)
-            images, target = images[:, rows, cols], target[rows, cols]
-        return self.item(images, target[None], f"{frames.sequence.name}[{place}]")
+            images, target = images[..., rows, cols], target[rows, cols]
+        return images, target[None]
+
+
+class KeyFrameBoxClips(KeyFrameClips):
+    """Clips for box models: "target" is float32 [n, 5], cx, cy, w, h in input pixels and the class 0.
+
+    A sequence with masks but without boxes has those of its targets' components.
+    """
+
+    truths = ("boxes", "masks")
+
+    def with_target(
+        self, images: np.ndarray, frames: SequenceFrames, place: int, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        boxes = frames.input_boxes(place, self.spec.labels)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return images, np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((len(boxes), 1))])
 
 
 def training_clips(
     data: SequenceSet, spec: ClipSpec, sample_rate: float, seed: int = 0, cache: Path | None = None
 ) -> TrainingClips:
-    """The training clips of a mask model: windows, or clips of a key frame, as `spec.key` says."""
+    """The training clips of a recipe: windows, or clips of a key frame with its mask or its boxes."""
+    if spec.target == "boxes":
+        return KeyFrameBoxClips(data, spec, sample_rate, seed, cache)
     kind = WindowClips if spec.key == "all" else KeyFrameClips
     return kind(data, spec, sample_rate, seed, cache)
+
+
+def collate(items: list[dict]) -> dict:
+    """A batch: clips stacked, names in a list, and so the targets where they differ in size, as boxes do."""
+    targets = [item["target"] for item in items]
+    is_map = targets[0].ndim == 3
+    return {
+        "clip": torch.stack([item["clip"] for item in items]),
+        "target": torch.stack(targets) if is_map else targets,
+        "name": [item["name"] for item in items],
+    }
 
 
 def patch_of(mask: np.ndarray, spec: ClipSpec, draw: np.random.Generator, name: str) -> tuple[slice, slice]:
@@ -165,9 +206,10 @@ def with_column_quirk(mask: np.ndarray) -> np.ndarray:
 
 
 def pad_frames(frames: np.ndarray, padding: tuple[int, int], how: str) -> np.ndarray:
-    """Add (before, after) frames to [n, H, W]: zeros, or the first and last frame repeated."""
+    """Add (before, after) frames to [..., n, H, W]: zeros, or the first and last frame repeated."""
     mode = {"zeros": "constant", "repeat": "edge"}[how]
-    return np.pad(frames, (padding, (0, 0), (0, 0)), mode=mode) if any(padding) else frames
+    around = [(0, 0)] * (frames.ndim - 3) + [padding, (0, 0), (0, 0)]
+    return np.pad(frames, around, mode=mode) if any(padding) else frames
 
 
 class EpochBatches:

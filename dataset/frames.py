@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dataset.io import PADDING, gray_values, letterboxed, read_gray
 from dataset.sequence import Sequence
+from utils.boxes import MIN_SIDE, component_boxes, component_centroids, lengthened
 from utils.errors import UserError
+from utils.geometry import Letterbox
 
 STATISTICS_FRAMES = 32
 
@@ -59,6 +62,8 @@ class SequenceFrames:
         self.letterbox, self.memory = letterbox, memory
         self._maps: dict[str, np.ndarray] = {}
         self._size: tuple[int, int] | None = None
+        self._place: Letterbox | None = None
+        self._boxes: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -112,6 +117,12 @@ class SequenceFrames:
         marks[rows, cols] = 1
         return marks
 
+    def centroids(self, index: int) -> np.ndarray | None:
+        """Row and column of each target [N, 2]: of the mask's components, else as `points`."""
+        if self.sequence.masks is not None:
+            return component_centroids(self.mask(index))
+        return self.points(index)
+
     def points(self, index: int) -> np.ndarray | None:
         """Row and column of each annotated target [N, 2]: the points, or the centres of the boxes."""
         if self.sequence.points is not None:
@@ -120,6 +131,32 @@ class SequenceFrames:
             x1, y1, x2, y2 = self.sequence.boxes[index].reshape(-1, 4).T
             return np.stack([(y1 + y2 - 1) / 2, (x1 + x2 - 1) / 2], axis=1)
         return None
+
+    def boxes(self, index: int) -> np.ndarray | None:
+        """Boxes of one frame in its file's pixels, float64 [N, 4] x1 y1 x2 y2: the annotated ones, else those
+        of the mask's components. None for a sequence with neither.
+        """
+        sequence = self.sequence
+        if sequence.boxes is not None:
+            return sequence.boxes[index].reshape(-1, 4)
+        if sequence.masks is None:
+            return None
+        if index not in self._boxes:
+            self._boxes[index] = component_boxes(read_gray(sequence.masks[index]) > 0)
+        return self._boxes[index]
+
+    def input_boxes(self, index: int, labels: str = "float") -> np.ndarray:
+        """Boxes of one frame in the pixels of the letterbox, float64 [N, 4]; see `Letterbox.fit_boxes`.
+
+        Those of a mask's components have at least 4 pixels of the frame a side.
+        """
+        if self._place is None:
+            with Image.open(self.sequence.images[0]) as file:  # its header alone
+                self._place = Letterbox(*file.size, self.letterbox)
+        boxes = self.boxes(index)
+        if self.sequence.boxes is None:
+            boxes = lengthened(boxes, MIN_SIDE)
+        return self._place.fit_boxes(boxes, labels)
 
     def statistics(self) -> tuple[float, float]:
         """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames."""

@@ -19,26 +19,39 @@ class Normalisation:
     published loaders that use it, so that its values are theirs to the last bit.
     """
 
-    mean: float
-    std: float
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
     scale: float | None = None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels as `dataset.io.read_gray` gives them, uint8 or uint16 of any shape, to float32."""
-        if pixels.dtype == np.uint8:
-            return self._table[pixels]
-        return self._values(gray_values(pixels))
+        """Pixels as `dataset.io.read_gray` gives them, uint8 or uint16 of any shape, to float32.
+
+        With a mean and std per channel, the channels come first: [C, ...].
+        """
+        if pixels.dtype != np.uint8:
+            gray = gray_values(pixels)
+            values = [self._values(gray, mean, std) for mean, std in self._channels]
+        else:
+            values = [table[pixels] for table in self._tables]
+        return np.stack(values) if isinstance(self.mean, tuple) else values[0]
+
+    @property
+    def _channels(self) -> list[tuple[float, float]]:
+        if isinstance(self.mean, tuple):
+            return list(zip(self.mean, self.std, strict=True))
+        return [(self.mean, self.std)]
 
     @cached_property
-    def _table(self) -> np.ndarray:
-        return self._values(np.arange(256, dtype=np.float32))
+    def _tables(self) -> list[np.ndarray]:
+        grays = np.arange(256, dtype=np.float32)
+        return [self._values(grays, mean, std) for mean, std in self._channels]
 
-    def _values(self, gray: np.ndarray) -> np.ndarray:
+    def _values(self, gray: np.ndarray, mean: float, std: float) -> np.ndarray:
         if self.scale is None:
-            return (gray - np.float32(self.mean)) / np.float32(self.std)
+            return (gray - np.float32(mean)) / np.float32(std)
         shares = (gray / np.float32(self.scale)).astype(np.float64)
-        centred = (shares - self.mean).astype(np.float32)
-        return (centred / np.float64(self.std)).astype(np.float32)
+        centred = (shares - mean).astype(np.float32)
+        return (centred / np.float64(std)).astype(np.float32)
 
 
 def normalisation_of(frames: SequenceFrames, data: SequenceSet, spec: ClipSpec) -> Normalisation:

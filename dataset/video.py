@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -18,15 +19,26 @@ from utils.geometry import Letterbox
 from utils.recipe import ClipSpec
 from utils.windows import frame_numbers, key_frame_clip, test_windows
 
-Read = tuple[int, int, list[int]]  # first frame that is predicted, how many, places of the frames to read
+
+@dataclass(frozen=True)
+class Read:
+    """What one clip shows.
+
+    first, count: the frames that are predicted from it
+    places:       the frames that it is made of
+    """
+
+    first: int
+    count: int
+    places: tuple[int, ...]
 
 
 class TestVideo:
     """One sequence at test time: the clips to predict, and the truth to score them with.
 
-    Iterating gives (first frame, number of frames, clip [1, C, T, H, W]) per clip, where the model predicts
-    so many frames from the first one on: those of a window, or one key frame. Each frame is decoded once; the
-    next clip is read while the current one is computed.
+    Iterating gives (read, clip [1, C, T, H, W]) per clip; a `Read` tells which frames the model predicts from
+    it: those of a window, or one key frame. Each frame is decoded once; the next clip is read while the
+    current one is computed.
     """
 
     __test__ = False  # not a test, whatever pytest makes of its name
@@ -44,7 +56,12 @@ class TestVideo:
     def __len__(self) -> int:
         return len(self.reads)
 
-    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the original frames."""
+        return self.originals.size
+
+    def __iter__(self) -> Iterator[tuple[Read, Tensor]]:
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._clip, self.reads[0])
             for following in [*self.reads[1:], None]:
@@ -62,16 +79,30 @@ class TestVideo:
             return probability
         return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
 
+    def restore_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Predicted boxes [N, 5] in the pixels of the original frames, float64.
+
+        They are rounded to float32, so that a file of left, top, width and height keeps them to the bit.
+        """
+        if self.spec.letterbox:
+            height, width = self.originals.size
+            place = Letterbox(width, height, self.spec.letterbox)
+            boxes = place.restore_boxes(boxes, self.spec.box_restore)
+        return boxes.astype(np.float32).astype(np.float64)
+
     def truth(self, index: int, kinds: Collection[str] = ()) -> dict[str, np.ndarray | None]:
         """The truth of a frame at its original size.
 
-        "mask" [H, W] of 0 and 1; "centroid_map" [H, W]; and, where `kinds` asks for it, "round_trip_mask":
-        the mask after the way of the frame into the network's input and back, float32 in 0..1.
+        "mask" [H, W] of 0 and 1; "centroid_map" [H, W]; and, where `kinds` asks for them, "boxes" [N, 4] and
+        "centroids" [N, 2] of the targets, and "round_trip_mask": the mask after the way of the frame into the
+        network's input and back, float32 in 0..1. None where the sequence does not tell.
         """
         sequence = self.originals.sequence
         mask = self.originals.mask(index) if sequence.masks is not None else None
         is_same = mask is not None and sequence.centroids is None  # decoded once
         truth = {"mask": mask, "centroid_map": mask if is_same else self.originals.centroid_map(index)}
+        for kind in {"boxes", "centroids"} & set(kinds):
+            truth[kind] = getattr(self.originals, kind)(index)
         if "round_trip_mask" in kinds:
             truth["round_trip_mask"] = None if mask is None else self._round_trip(mask)
         return truth
@@ -86,18 +117,16 @@ class TestVideo:
         frames, key = self.spec.frames, self.spec.key
         if key == "all":
             windows = test_windows(len(sequence), frames)
-            return [(start, stop - start, list(range(start, stop))) for start, stop in windows]
+            return [Read(start, stop - start, tuple(range(start, stop))) for start, stop in windows]
         numbers = frame_numbers(sequence.images, self.spec.neighbours)
-        return [(i, 1, key_frame_clip(numbers, i, frames, key)) for i in range(len(sequence))]
+        return [Read(i, 1, tuple(key_frame_clip(numbers, i, frames, key))) for i in range(len(sequence))]
 
-    def _clip(self, read: Read) -> tuple[int, int, Tensor]:
-        first, count, places = read
-        for place in [i for i in self._recent if i < places[0]]:
+    def _clip(self, read: Read) -> tuple[Read, Tensor]:
+        for place in [i for i in self._recent if i < read.places[0]]:
             del self._recent[place]
-        for place in places:
+        for place in read.places:
             if place not in self._recent:
                 self._recent[place] = self.normalisation(self.frames.image(place))
-        images = np.stack([self._recent[i] for i in places])
-        images = pad_frames(images, (0, self.spec.frames - len(places)), self.spec.padding)
-        clip = torch.from_numpy(images)[None, None].expand(1, self.spec.channels, -1, -1, -1)
-        return first, count, clip
+        images = np.stack([self._recent[i] for i in read.places], axis=-3)  # [T, H, W] or [C, T, H, W]
+        images = pad_frames(images, (0, self.spec.frames - len(read.places)), self.spec.padding)
+        return read, torch.from_numpy(images).expand(1, self.spec.channels, -1, -1, -1)

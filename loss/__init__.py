@@ -1,6 +1,6 @@
 """Losses by name, called with the model's raw dict and the target: `create_loss("SoftIoU")(raw, target)`."""
 
-from loss import bce, hard_mining, soft_iou, spg, std_loss  # noqa: F401
+from loss import bce, hard_mining, soft_iou, spg, std_loss, yolox  # noqa: F401
 from utils.registry import LOSSES, register_loss
 
 
@@ -10,7 +10,11 @@ def list_losses() -> list[str]:
 
 
 def create_loss(name: str, **options):
-    """Build a loss: `loss(raw, target)` of raw["logits"] and a target [B, T', H, W] in {0, 1} is a scalar."""
+    """Build a loss: `loss(raw, target)` is a scalar.
+
+    Mask models: raw["logits"] and a target [B, T', H, W] in {0, 1}. Box models: raw["head"] and, per image, a
+    target [n, 5] of centre x, y, width, height in input pixels and class.
+    """
     return LOSSES.create(name, **options)
 
 

@@ -1,6 +1,6 @@
 """Metrics by name: pure counters with `update(prediction, truth)`, `compute()`, `merge(other)`, `reset()`."""
 
-from metrics import iou, pd_fa, roc, shooting_rules  # noqa: F401
+from metrics import average_precision, centroid_pd_fa, iou, pd_fa, roc, shooting_rules  # noqa: F401
 from utils.registry import METRICS, register_metric
 
 

@@ -17,6 +17,8 @@ class CountingMetric:
     decide what is counted to `__init__`.
     """
 
+    takes = "map"  # the kind of prediction that `update` takes: "map" or a form of utils.boxes
+
     def __init__(self, **options: Any):
         self.options = options
         self.reset()

@@ -16,7 +16,8 @@ def published_rows(dataset: str, model: str | None = None) -> list[dict[str, Any
     dataset, model
     group:  "all", or a named part of the data set such as "SNR<=3"
     figures, those that the source states: pd_percent in 0..100; fa (false pixels / pixels), auc, iou, niou,
-            precision, recall and f1 in 0..1
+            precision, recall, f1 and, of boxes, ap50, published_precision, published_recall, published_f1 and
+            curve_best_f1 (see `metrics.average_precision.curve_figures`) in 0..1
     rule:   how it was scored: a text, and the metric and options for `create_metric`, which are None where
             this project lacks the rule or the source does not state its options
     source: where the figures stand

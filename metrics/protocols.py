@@ -8,15 +8,19 @@ its paper's in `scoring`.
 from typing import Any
 
 from metrics import create_metric
+from utils.boxes import MIN_SIDE
 from utils.errors import UserError, near_matches
 
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     "clean": {
         "ShootingRules": {"border": "clip"},
         "PdFa": {"rule": "pixels"},
+        "CentroidPdFa": {},
         "IoU": {},
         "ROC": {"target": "positive"},
+        "AveragePrecision": {"images": "all", "min_side": MIN_SIDE},
     },
+    "STMENet": {"AveragePrecision": {"images": "annotated"}},  # SMFNet's and SSTNet's as well
     "DeepPro": {"ShootingRules": {"border": "published"}, "IoU": {}},  # DTUM's as well
     # Truth is the mask after the letterbox and back, which makes it soft; every figure then draws its own
     # line between target and background (RPRNet's test.py).
@@ -49,7 +53,7 @@ def protocol_metrics(
         for name, options in chosen.items():
             if name == "ShootingRules":
                 options = {**options, "match": match, "exclude": exclude}
-            elif name != "ROC":
+            elif name in ("PdFa", "IoU", "nIoU"):
                 options = {**options, "threshold": threshold}
             metrics[protocol, name] = create_metric(name, **options)
     return metrics

@@ -36,7 +36,8 @@ class ShootingRules(CountingMetric):
     DeepPro figures have half sizes 2 and 5, those of DeepPro-Plus and of today's code 1 and 4.
     """
 
-    truth = "centroid_map"  # the kind of truth that `update` takes
+    takes = "score_map"  # the kind of prediction that `update` takes: it labels no responses, boxes will do
+    truth = "centroid_map"  # the kind of truth
 
     def __init__(
         self,

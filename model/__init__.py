@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from model import deeppro, rprnet, tophat  # noqa: F401
+from model import deeppro, rprnet, smfnet, sstnet, stmenet, tophat  # noqa: F401
 from utils.registry import MODELS, register_model
 
 

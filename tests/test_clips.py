@@ -307,7 +307,7 @@ def test_a_video_serves_the_published_windows_and_decodes_each_frame_once(tmp_pa
     monkeypatch.setattr(dataset.frames, "read_gray", lambda path, *a: read.append(path) or original(path, *a))
     sequence = numbered_sequence(tmp_path, "a", 27, (4, 5))
     video = TestVideo(sequence, set_of(sequence), ClipSpec(frames=10, channels=2, **EXACT))
-    served = [(start, count, source_of(clip[0], (4, 5))[0], clip.shape) for start, count, clip in video]
+    served = [(part.first, part.count, source_of(clip[0], (4, 5))[0], clip.shape) for part, clip in video]
     expected = [(0, 10), (9, 19), (17, 27)]
     assert [frames for *_, frames, _ in served] == [list(range(*window)) for window in expected]
     assert [(start, start + count) for start, count, *_ in served] == expected
@@ -319,8 +319,8 @@ def test_a_video_shorter_than_the_clip_is_padded_at_the_end(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 3, (4, 5))
     for padding, last in (("zeros", -1), ("repeat", 2)):
         video = TestVideo(sequence, set_of(sequence), ClipSpec(frames=5, padding=padding, **EXACT))
-        ((start, count, clip),) = list(video)
-        assert (start, count) == (0, 3)
+        ((part, clip),) = list(video)
+        assert (part.first, part.count, part.places) == (0, 3, (0, 1, 2))
         assert source_of(clip[0], (4, 5))[0] == [0, 1, 2, last, last]
 
 
@@ -329,7 +329,7 @@ def test_the_normalisation_is_the_recipes_else_the_data_sets_else_the_sequences_
     values = np.stack([np.asarray(Image.open(path)) for path in sequence.images]) / 257
 
     def clip(spec, **facts):
-        return next(iter(TestVideo(sequence, set_of(sequence, **facts), spec)))[2][0, 0].numpy()
+        return next(iter(TestVideo(sequence, set_of(sequence, **facts), spec)))[1][0, 0].numpy()
 
     constants = {"mean": 3.0, "std": 2.0}
     recipe, own = ClipSpec(frames=100, mean=1.0, std=4.0), ClipSpec(frames=100)
@@ -342,7 +342,7 @@ def test_the_normalisation_is_the_recipes_else_the_data_sets_else_the_sequences_
 def test_predictions_and_truth_are_of_the_original_size(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 2, (30, 44), [(12, 13)])
     video = TestVideo(sequence, set_of(sequence), ClipSpec(frames=2, test_resize=(16, 24), **EXACT))
-    ((_, _, clip),) = list(video)
+    ((_, clip),) = list(video)
     assert clip.shape == (1, 1, 2, 16, 24)
     ramp = np.repeat(np.linspace(0, 1, 24, dtype=np.float32)[None], 16, axis=0)
     restored = video.restore(ramp)

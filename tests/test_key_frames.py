@@ -72,7 +72,7 @@ def test_items_are_the_published_ones_bit_for_bit(tmp_path, case, cached):
     clips = training_clips(data, PUBLISHED, sample_rate=1.0, cache=cache)
     quirky = training_clips(data, ClipSpec(**{**vars(PUBLISHED), "column_quirk": True}), sample_rate=1.0)
     video = iter(TestVideo(data[0], data, PUBLISHED, cache))
-    tested = {first: clip for first, count, clip in video if count == 1}
+    tested = {read.first: clip for read, clip in video if read.count == 1}
     assert len(clips) == len(tested) == len(data[0])
     for index in STORED[f"{case}/item_indices"].tolist():
         item, key = clips[0, index], f"{case}/item{index}"
@@ -151,8 +151,8 @@ def test_every_frame_is_a_key_frame_once_in_training_and_test(tmp_path, frames, 
     assert sorted(seen) == list(range(7))
     assert seen != sorted(seen)
     found = [
-        (first, count, clip[0, 0, key, 0, 0].item() - 10)
-        for first, count, clip in video_of(data, frames, key)
+        (read.first, read.count, clip[0, 0, key, 0, 0].item() - 10)
+        for read, clip in video_of(data, frames, key)
     ]
     assert found == [(i, 1, i) for i in range(7)]
 

@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
+import utils.curves
 from utils import pictures
+from utils.curves import pr_picture, roc_picture
 from utils.errors import UserError
-from utils.pictures import FALSE_ALARM, HIT, Shot, overlay, overlay_sheet, roc_picture
+from utils.pictures import FALSE_ALARM, HIT, Shot, overlay, overlay_sheet
 
 
 @pytest.fixture
@@ -86,8 +88,8 @@ def test_sheet_of_any_frame_size(shape, tmp_path):
 @pytest.mark.parametrize("lowest_fa", [0, 1e-6])
 def test_roc_picture_shows_all_points(lowest_fa, tmp_path, monkeypatch):
     drawn = []
-    scale_fa = pictures.scale_fa
-    monkeypatch.setattr(pictures, "scale_fa", lambda axes, fa: (drawn.append(axes), scale_fa(axes, fa)))
+    scale_fa = utils.curves.scale_fa
+    monkeypatch.setattr(utils.curves, "scale_fa", lambda axes, fa: (drawn.append(axes), scale_fa(axes, fa)))
     fa, pd = np.array([0.9, 1e-3, 1e-5, lowest_fa]), np.array([1, 0.9, 0.8, 0.4])
     roc_picture({"A": (fa, pd)}, tmp_path / "roc.png", "ROC", thresholds=[0, 0.3, 0.5, 1])
     (axes,) = drawn
@@ -97,6 +99,43 @@ def test_roc_picture_shows_all_points(lowest_fa, tmp_path, monkeypatch):
     ring = axes.lines[1]
     assert (ring.get_xdata().tolist(), ring.get_ydata().tolist()) == ([1e-5], [0.8])
     assert cv2.imread(str(tmp_path / "roc.png")) is not None
+
+
+def test_pr_picture_ends_curves_at_their_last_recall_and_circles_points(tmp_path, monkeypatch):
+    drawn = []
+    write_figure = utils.curves.write_figure
+    monkeypatch.setattr(
+        utils.curves, "write_figure", lambda figure, path: (drawn.append(figure), write_figure(figure, path))
+    )
+    recall = np.linspace(0, 1, 101)
+    reaching_70 = np.where(recall < 0.705, 0.9 - recall / 2, 0)
+    curves = {"A": (recall, reaching_70), "B": (recall, np.zeros(101)), "C": (recall, np.full(101, np.nan))}
+    pr_picture(curves, tmp_path / "pr.png", "PR", {"A": (0.5, 0.65), "C": (np.nan, np.nan)})
+    (axes,) = drawn[0].axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["A"].get_xdata().tolist() == recall[:71].tolist()
+    assert lines["A"].get_ydata().tolist() == reaching_70[:71].tolist()
+    assert len(lines["B"].get_xdata()) == 0
+    (ring,) = (line for line in axes.lines if line.get_marker() == "o" and line.get_xdata().tolist() == [0.5])
+    assert (ring.get_ydata().tolist(), ring.get_color()) == ([0.65], lines["A"].get_color())
+    assert "score 0.5" in lines
+    of_equal_f1 = [line for line in axes.lines if line.get_linestyle() == ":"]
+    for line, f1 in zip(of_equal_f1, (0.5, 0.6, 0.7, 0.8, 0.9), strict=True):
+        x, y = line.get_xdata(), line.get_ydata()
+        np.testing.assert_allclose(2 * x * y / (x + y), f1)
+        assert y.max() == pytest.approx(1)
+    assert cv2.imread(str(tmp_path / "pr.png")) is not None
+
+
+def test_pr_picture_without_points_explains_none(tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(
+        utils.curves,
+        "write_figure",
+        lambda figure, _: labels.extend(figure.axes[0].get_legend_handles_labels()[1]),
+    )
+    pr_picture({"A": (np.array([0, 1]), np.array([1, 0.5]))}, tmp_path / "pr.png", "PR")
+    assert labels == ["A"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -110,3 +149,31 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="disk full"):
         roc_picture({"A": (np.array([1.0, 0.1]), np.array([1.0, 0.5]))}, path, "ROC")
     assert path.read_bytes() == b"old"
+
+
+def test_boxes_are_hits_where_they_touch_a_target():
+    image = np.zeros((40, 50))
+    mask = np.zeros((40, 50), np.uint8)
+    mask[10:12, 20:22] = 1
+    on, beside, away = [19, 9, 23, 13, 0.9], [22, 12, 26, 16, 0.8], [40, 30, 44, 34, 0.7]
+    below = [0, 0, 8, 8, 0.4]
+    verdict = pictures.judge(np.array([on, beside, away, below]), mask, 0.5, image.shape)
+    assert (verdict.num_found, verdict.num_false) == (1, 1)
+    assert verdict.hit_boxes.tolist() == [on[:4], beside[:4]]
+    assert verdict.false_boxes.tolist() == [away[:4]]
+    picture = overlay(image, np.array([away]), np.zeros((0, 2)), scale=2)
+    assert (picture[59:69, 79:89][0] == FALSE_ALARM).all()  # around the pixels of the box
+    assert (picture[60:68, 80:88] == 0).all()
+
+
+def test_a_sheet_of_frames_with_boxes_and_without(tmp_path):
+    image = np.random.default_rng(0).normal(100, 9, (60, 80))
+    shots = [
+        Shot(1, image, np.array([[10.0, 20, 18, 28, 0.9], [50, 30, 58, 38, 0.6]]), np.array([[24, 14]])),
+        Shot(2, image, np.zeros((0, 5)), np.zeros((0, 2))),
+    ]
+    assert (shots[0].highest, shots[0].peak) == (0.9, (24, 14))
+    assert (shots[1].highest, shots[1].peak) == (0, (0, 0))
+    overlay_sheet(shots, tmp_path / "sheet.png", "boxes")
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
+    assert (sheet == HIT).all(-1).any() and (sheet == FALSE_ALARM).all(-1).any()

@@ -91,6 +91,6 @@ def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
     return typed
 
 
-def reader_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of the data set's reader that the user typed."""
-    return dict(parse_setting(text) for text in args.dataset_options)
+def reader_options(typed: list[str]) -> dict[str, Any]:
+    """The options of the data set's reader, from what the user typed after each --dataset_option."""
+    return dict(parse_setting(text) for text in typed)

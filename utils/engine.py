@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from utils.boxes import BoxPrediction, MapPrediction
 from utils.errors import UserError
 from utils.recipe import Recipe
 from utils.windows import WindowFusion
@@ -52,19 +52,9 @@ class StopRequest:
         print("stopping at the next save; press Ctrl-C again to end at once", file=sys.stderr)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam (betas 0.9, 0.999, eps 1e-8) or SGD with momentum, over all parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise UserError(f"{model.name} has no parameters to train; it can only be tested")
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, recipe.learning_rate, recipe.momentum)
-    return torch.optim.Adam(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-
 def train_step(model, loss, optimizer, batch: dict[str, Any], device: torch.device) -> float:
     """One optimizer step. A loss or gradient that is not finite raises UserError, the weights unchanged."""
-    clip, target = (batch[k].to(device, non_blocking=True) for k in ("clip", "target"))
+    clip, target = (to_device(batch[k], device) for k in ("clip", "target"))
     value = loss(model(clip), target)
     number = value.item()
     check_finite("loss", number, batch)
@@ -74,6 +64,13 @@ def train_step(model, loss, optimizer, batch: dict[str, Any], device: torch.devi
     check_finite("gradient", nn.utils.get_total_norm(gradients).item(), batch)
     optimizer.step()
     return number
+
+
+def to_device(value: torch.Tensor | list[torch.Tensor], device: torch.device) -> Any:
+    """A tensor, or a list of them, on the device."""
+    if isinstance(value, list):
+        return [to_device(v, device) for v in value]
+    return value.to(device, non_blocking=True)
 
 
 def check_finite(what: str, number: float, batch: dict[str, Any]) -> None:
@@ -92,14 +89,16 @@ def fit(
     recipe: Recipe,
     progress: Progress,
     device: torch.device,
+    before_epoch: Callable[[int], None],
     after_batch: Callable[[float], None],
     after_epoch: Callable[[float, float], None],
 ) -> None:
     """Train until recipe.epochs are done, continuing from `progress`.
 
-    loader:      serves the batches of the epoch that its batch_sampler's `epoch` and `start` say
-    after_batch: called with the loss of each batch; may raise Stopped
-    after_epoch: called with the epoch's mean loss and learning rate
+    loader:       serves the batches of the epoch that its batch_sampler's `epoch` and `start` say
+    before_epoch: called with the number of the epoch, from 0, that begins or goes on
+    after_batch:  called with the loss of each batch; may raise Stopped
+    after_epoch:  called with the epoch's mean loss and learning rate
     """
     for epoch in range(progress.epoch, recipe.epochs):
         rate = recipe.learning_rate_at(epoch)
@@ -107,6 +106,7 @@ def fit(
             group["lr"] = rate
         loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, progress.batch
         model.train()
+        before_epoch(epoch)
         title = f"epoch {epoch + 1}/{recipe.epochs}"
         with tqdm(loader, title, unit="batch", initial=progress.batch, leave=False, disable=None) as bar:
             bar.total = progress.batch + len(loader)
@@ -124,48 +124,61 @@ def fit(
 # ---------------------------------------------------------------- evaluation
 
 
-@torch.inference_mode()
-def predict_video(model: nn.Module, video, device: torch.device) -> Iterator[tuple[int, np.ndarray]]:
-    """(frame, probability [H, W] float32 at the original size) of every frame of a video, in order.
+Prediction = MapPrediction | BoxPrediction
 
-    video: as dataset.video.TestVideo. Overlapping windows are joined by their maximum.
+
+@torch.inference_mode()
+def predict_video(
+    model: nn.Module, device: torch.device, threshold: float, video
+) -> Iterator[tuple[int, Prediction]]:
+    """(frame, prediction at the frame's original size) of every frame of a video, in order.
+
+    threshold: above which a pixel of a probability map belongs to a target
+    video:     as dataset.video.TestVideo. Overlapping windows are joined by their maximum. A model with
+               `stream()` computes what neighbouring clips share once.
     """
     model.eval()
+    step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)
     fusion = WindowFusion()
-    for start, frames, clip in video:
-        probabilities = (
-            model.decode(model(clip.to(device, non_blocking=True)))[0, :frames].float().cpu().numpy()
-        )
-        for index, probability in fusion.add(start, probabilities):
-            yield index, video.restore(probability)
+    for read, clip in video:
+        decoded = model.decode(step(clip.to(device, non_blocking=True), read.places))
+        if isinstance(decoded, list):
+            yield read.first, BoxPrediction(video.restore_boxes(decoded[0].cpu().numpy()), video.size)
+            continue
+        probabilities = decoded[0, : read.count].float().cpu().numpy()
+        for index, probability in fusion.add(read.first, probabilities):
+            yield index, MapPrediction(video.restore(probability), threshold)
     for index, probability in fusion.finish():
-        yield index, video.restore(probability)
+        yield index, MapPrediction(video.restore(probability), threshold)
 
 
 def evaluate(
-    model: nn.Module,
+    predict: Callable[[Any], Iterable[tuple[int, Prediction]]],
     videos: Iterable,
     new_metrics: Callable[[], dict[str, Any]],
-    device: torch.device,
-    on_frame: Callable[[Any, int, np.ndarray, dict], None] | None = None,
+    on_frame: Callable[[Any, int, Prediction, dict], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Score a model on videos: {sequence name: {key: metric}}, each metric updated once per frame.
+    """Score predictions of videos: {sequence name: {key: metric}}, each metric updated once per frame.
 
-    A metric whose kind of truth a sequence lacks is left out for that sequence.
-    on_frame(video, index, probability, truth): sees every frame, to save or draw it.
+    predict: gives (frame, prediction) of every frame of a video
+    A metric that takes what the predictions are not, or whose kind of truth a sequence lacks, is left out for
+    that sequence.
+    on_frame(video, index, prediction, truth): sees every frame, to save or draw it.
     """
     scores = {}
     for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
         metrics = new_metrics()
         kinds = {metric.truth for metric in metrics.values()}
-        for index, probability in predict_video(model, video, device):
+        for index, prediction in predict(video):
             truth = video.truth(index, kinds)
-            for name in [n for n in metrics if truth[metrics[n].truth] is None]:
-                del metrics[name]
-            for metric in metrics.values():
-                metric.update(probability, truth[metric.truth])
+            for name, metric in list(metrics.items()):
+                found = getattr(prediction, metric.takes)
+                if found is None or truth[metric.truth] is None:
+                    del metrics[name]
+                else:
+                    metric.update(found, truth[metric.truth])
             if on_frame:
-                on_frame(video, index, probability, truth)
+                on_frame(video, index, prediction, truth)
         scores[video.name] = metrics
     return scores
 

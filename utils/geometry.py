@@ -40,3 +40,35 @@ class Letterbox:
         inside = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
         size = (self.height, self.width)
         return F.interpolate(inside, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+
+    def fit_boxes(self, boxes: np.ndarray, labels: str = "float") -> np.ndarray:
+        """Boxes [N, 4] (x1 y1 x2 y2, frame pixels) in the square, cut at its border; float64 [M, 4].
+
+        labels: "float", or "published": truncated to whole pixels, and boxes of one pixel or less a side
+                dropped. Boxes without area are dropped by both.
+        """
+        (width, height), (left, top) = self.size, self.corner
+        fitted = boxes * (width, height, width, height) / self._extent + (left, top, left, top)
+        fitted = (np.trunc(fitted) if labels == "published" else fitted).clip(0, self.side)
+        least = 1 if labels == "published" else 0
+        return fitted[(fitted[:, 2:] - fitted[:, :2] > least).all(1)]
+
+    def restore_boxes(self, boxes: np.ndarray, rule: str = "exact") -> np.ndarray:
+        """Boxes [N, 4 or more] (x1 y1 x2 y2, ...) of the square in frame pixels; what follows stays.
+
+        rule: "exact" inverts `fit_boxes`; "published" (STMENet and others) rounds the scaled size and takes
+              exact halves for its corner, and so misses by up to 1.25 pixels where the size is not whole
+        """
+        (width, height), (left, top) = self.size, self.corner
+        if rule == "published":
+            scale = min(self.side / self.width, self.side / self.height)
+            width, height = round(self.width * scale), round(self.height * scale)
+            left, top = (self.side - width) / 2, (self.side - height) / 2
+        restored = boxes.astype(np.float64)
+        restored[:, :4] -= (left, top, left, top)
+        restored[:, :4] *= np.array(self._extent) / (width, height, width, height)
+        return restored
+
+    @property
+    def _extent(self) -> tuple[int, int, int, int]:
+        return self.width, self.height, self.width, self.height

@@ -1,14 +1,11 @@
-"""Pictures of results: ROC curves, and frames with what was there and what was found drawn on them."""
+"""Pictures of results: curves, and frames with what was there and what was found drawn on them."""
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import write_atomically
@@ -26,23 +23,41 @@ NEIGHBOURS = np.ones((3, 3), np.uint8)
 class Shot:
     """One frame of a contact sheet.
 
-    number:      what the caption calls it
-    image:       gray values [H, W]
-    probability: [H, W] in 0..1
-    truth:       row and column of each target [N, 2], or a mask [H, W] with targets above 0
+    number: what the caption calls it
+    image:  gray values [H, W]
+    found:  probabilities [H, W] in 0..1, or boxes [N, 5] of x1, y1, x2, y2 and score
+    truth:  row and column of each target [N, 2], or a mask [H, W] with targets above 0
     """
 
     number: int
     image: np.ndarray
-    probability: np.ndarray
+    found: np.ndarray
     truth: np.ndarray
+
+    @property
+    def highest(self) -> float:
+        """The largest probability or score."""
+        values = self.found if is_map(self.found, self.image.shape) else self.found[:, 4]
+        return values.max(initial=0)
+
+    @property
+    def peak(self) -> tuple[int, int]:
+        """Row and column of it."""
+        if is_map(self.found, self.image.shape):
+            return np.unravel_index(self.found.argmax(), self.image.shape)
+        if not len(self.found):
+            return 0, 0
+        x1, y1, x2, y2, _ = self.found[self.found[:, 4].argmax()]
+        return int((y1 + y2) / 2), int((x1 + x2) / 2)
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """What was found in a frame: the pixels of hits and false alarms, bool [H, W], and how many there are.
 
-    centres: row and column of the targets, [N, 2]
+    centres:     row and column of the targets, [N, 2]
+    hit_boxes:   where boxes were found instead of pixels, x1 y1 x2 y2 [N, 4]
+    false_boxes: likewise
     """
 
     hits: np.ndarray
@@ -50,62 +65,20 @@ class Verdict:
     centres: np.ndarray
     num_found: int
     num_false: int
-
-
-def roc_picture(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    path: str | Path,
-    title: str,
-    thresholds: Sequence[float] | None = None,
-    x: str = "Fa (false pixels / pixels)",
-    y: str = "Pd (targets found / targets)",
-) -> None:
-    """Draw Pd over Fa, one curve per name, and write it to `path` as PNG.
-
-    curves:     (fa, pd) by name, one value per threshold
-    thresholds: those of the curves; the point at 0.5 is then circled
-    x, y:       what the axes are called
-    The axis of Fa is logarithmic. Where a curve reaches Fa = 0, it is linear from 0 to the lowest decade.
-    """
-    figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    circled = [] if thresholds is None else np.flatnonzero(np.equal(thresholds, 0.5))
-    ring = {"marker": "o", "markersize": 9, "fillstyle": "none", "linestyle": "none"}
-    for name, (fa, pd) in curves.items():
-        (line,) = axes.plot(fa, pd, marker=".", linewidth=1.2, label=name)
-        axes.plot(fa[circled], pd[circled], color=line.get_color(), **ring)
-    if len(circled):
-        axes.plot([], [], color="black", label="threshold 0.5", **ring)
-    scale_fa(axes, np.concatenate([fa for fa, _ in curves.values()]))
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    write_atomically(path, png.getvalue())
-
-
-def scale_fa(axes: Axes, fa: np.ndarray) -> None:
-    """A logarithmic axis, with a linear piece from 0 to the lowest decade if some Fa is 0."""
-    lowest = 10.0 ** np.floor(np.log10(fa[fa > 0].min(initial=1)))
-    if np.any(fa == 0):
-        axes.set_xscale("symlog", linthresh=lowest, linscale=0.5)
-        axes.set_xlim(left=-lowest / 5)
-    else:
-        axes.set_xscale("log")
+    hit_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    false_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
 
 def overlay(
-    image: np.ndarray, probability: np.ndarray, truth: np.ndarray, threshold: float = 0.5, scale: int = 1
+    image: np.ndarray, found: np.ndarray, truth: np.ndarray, threshold: float = 0.5, scale: int = 1
 ) -> np.ndarray:
     """A frame with its targets circled in green and the detected components (p > threshold) outlined.
 
-    An outline is yellow where the component touches a target or a pixel next to one, red elsewhere. Gray
-    values are stretched to the frame's own range. image, probability: [H, W]; truth: as in `Shot`.
-    Returns RGB, uint8 [scale * H, scale * W, 3].
+    An outline is yellow where the component touches a target or a pixel next to one, red elsewhere; so are
+    boxes with a score above the threshold. Gray values are stretched to the frame's own range.
+    image, found, truth: as in `Shot`. Returns RGB, uint8 [scale * H, scale * W, 3].
     """
-    return draw(image, judge(probability, truth, threshold), scale)
+    return draw(image, judge(found, truth, threshold, image.shape), scale)
 
 
 def overlay_sheet(
@@ -137,13 +110,13 @@ def overlay_sheet(
 
 def make_tile(shot: Shot, threshold: float) -> np.ndarray:
     """Overlay, magnified inset and caption of one frame; RGB."""
-    verdict = judge(shot.probability, shot.truth, threshold)
+    verdict = judge(shot.found, shot.truth, threshold, shot.image.shape)
     scale = max(1, round(TILE_WIDTH / shot.image.shape[1]))
     picture = draw(shot.image, verdict, scale)
     add_inset(picture, shot, verdict, scale)
     caption = (
         f"frame {shot.number}    found {verdict.num_found} of {len(verdict.centres)}"
-        f"    false alarms {verdict.num_false}    highest p {shot.probability.max():.2g}"
+        f"    false alarms {verdict.num_false}    highest p {shot.highest:.2g}"
     )
     picture = cv2.copyMakeBorder(picture, 0, LINE, 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
     return write_line(picture, len(picture) - LINE, [(caption, INK)])
@@ -158,8 +131,7 @@ def add_inset(picture: np.ndarray, shot: Shot, verdict: Verdict, scale: int) -> 
     if zoom <= scale:
         return
     height, width = shot.image.shape
-    peak = np.unravel_index(shot.probability.argmax(), shot.image.shape)
-    row, col = verdict.centres[0].round().astype(int) if len(verdict.centres) else peak
+    row, col = verdict.centres[0].round().astype(int) if len(verdict.centres) else shot.peak
     top, left = max(0, min(row - ZOOM // 2, height - ZOOM)), max(0, min(col - ZOOM // 2, width - ZOOM))
     crop = np.s_[top : top + ZOOM, left : left + ZOOM]
     close_up = replace(
@@ -167,6 +139,8 @@ def add_inset(picture: np.ndarray, shot: Shot, verdict: Verdict, scale: int) -> 
         hits=verdict.hits[crop],
         false_alarms=verdict.false_alarms[crop],
         centres=verdict.centres - (top, left),
+        hit_boxes=verdict.hit_boxes - (left, top, left, top),
+        false_boxes=verdict.false_boxes - (left, top, left, top),
     )
     inset = draw(shot.image[crop], close_up, zoom)
     inset = cv2.copyMakeBorder(inset, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=INK)
@@ -179,8 +153,38 @@ def add_inset(picture: np.ndarray, shot: Shot, verdict: Verdict, scale: int) -> 
     picture[min(corners, key=lambda corner: np.count_nonzero(drawn[corner]))] = inset
 
 
-def judge(probability: np.ndarray, truth: np.ndarray, threshold: float) -> Verdict:
-    """Sort the 8-connected components of p > threshold into hits and false alarms; arguments as in `Shot`."""
+def is_map(found: np.ndarray, shape: tuple[int, int]) -> bool:
+    """Whether `found` of a `Shot` is a map, not boxes."""
+    return found.shape == shape
+
+
+def judge(found: np.ndarray, truth: np.ndarray, threshold: float, shape: tuple[int, int]) -> Verdict:
+    """Sort what was found in a frame of that shape into hits and false alarms; arguments as in `Shot`."""
+    if is_map(found, shape):
+        return judge_map(found, truth, threshold)
+    return judge_boxes(found[found[:, 4] > threshold, :4], truth, shape)
+
+
+def judge_boxes(boxes: np.ndarray, truth: np.ndarray, shape: tuple[int, int]) -> Verdict:
+    """Boxes [N, 4] by whether a pixel in or beside them belongs to a target."""
+    _, labels, _, centroids = cv2.connectedComponentsWithStats(target_mask(truth, shape), connectivity=8)
+    corners = np.hstack([np.floor(boxes[:, :2]) - 1, np.ceil(boxes[:, 2:]) + 1]).clip(0).astype(int)
+    touched = [np.unique(labels[y1:y2, x1:x2]) for x1, y1, x2, y2 in corners]
+    is_hit = np.array([np.any(found > 0) for found in touched], bool)
+    nothing = np.zeros(shape, bool)
+    return Verdict(
+        hits=nothing,
+        false_alarms=nothing,
+        centres=centroids[1:, ::-1],  # without the background; OpenCV has x, y
+        num_found=len({label for found in touched for label in found.tolist()} - {0}),
+        num_false=int((~is_hit).sum()),
+        hit_boxes=boxes[is_hit],
+        false_boxes=boxes[~is_hit],
+    )
+
+
+def judge_map(probability: np.ndarray, truth: np.ndarray, threshold: float) -> Verdict:
+    """The 8-connected components of p > threshold by whether they touch a target or a pixel beside one."""
     detected = (probability > threshold).astype(np.uint8)
     targets = target_mask(truth, detected.shape)
     _, target_labels, _, centroids = cv2.connectedComponentsWithStats(targets, connectivity=8)
@@ -220,6 +224,9 @@ def draw(image: np.ndarray, verdict: Verdict, scale: int) -> np.ndarray:
         around = enlarge(cv2.dilate(pixels.astype(np.uint8), square), scale)
         outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, colour, 1)
+    for boxes, colour in ((verdict.hit_boxes, HIT), (verdict.false_boxes, FALSE_ALARM)):
+        for x1, y1, x2, y2 in np.rint(scale * boxes).astype(int).tolist():
+            cv2.rectangle(picture, (x1 - 1, y1 - 1), (x2, y2), colour, 1)  # around the pixels in the box
     for row, col in verdict.centres:
         centre = (round((col + 0.5) * scale), round((row + 0.5) * scale))
         cv2.circle(picture, centre, max(CIRCLE * scale, 8), TRUTH, 1, cv2.LINE_AA)

@@ -32,8 +32,11 @@ class ClipSpec:
     padding: str = "zeros"  # frames that fill a short clip: "zeros" (the mean gray value) or "repeat"
     include_last: bool = False  # also draw each sequence's last frame, which the published sampler never does
     gray_scale: float | None = None  # gray values 0..255 are divided by it first, as published by RPRNet
-    mean: float | None = None  # of what is normalised; None: the data set's own gray value statistics
-    std: float | None = None
+    mean: float | tuple[float, float, float] | None = None  # of what is normalised, also one per channel;
+    std: float | tuple[float, float, float] | None = None  # None: the data set's own gray value statistics
+    target: str = "masks"  # what the loss takes: "masks" or "boxes"
+    labels: str = "float"  # boxes in the letterbox: "float", or "published": truncated to whole pixels
+    box_restore: str = "exact"  # boxes back from the letterbox: "exact", or "published": see Letterbox
     column_quirk: bool = False  # RPRNet's defect: target pixels in columns 0..3 of a mask get other values
 
     def __post_init__(self):
@@ -46,6 +49,18 @@ class ClipSpec:
             raise UserError(
                 "recipe key clip.letterbox fits whole frames: set clip.patch, clip.train_resize and "
                 "clip.test_resize to None beside it"
+            )
+        if self.target == "boxes" and (self.key == "all" or not self.letterbox):
+            raise UserError(
+                "recipe key clip.target=boxes goes with one key frame and whole frames: set clip.key to its "
+                "place in the clip and clip.letterbox to a multiple of 32"
+            )
+        if isinstance(self.mean, tuple) != isinstance(self.std, tuple):
+            raise UserError("recipe keys clip.mean and clip.std are one number each, or both one per channel")
+        if isinstance(self.mean, tuple) and self.channels != len(self.mean):
+            raise UserError(
+                f"recipe keys clip.mean and clip.std have {len(self.mean)} channels, clip.channels is "
+                f"{self.channels}; make them agree"
             )
 
 
@@ -64,6 +79,11 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     momentum: float = 0.9  # of sgd
+    nesterov: bool = False  # of sgd
+    parameter_groups: str = "all"  # which parameters are trained and decay: see utils.optimizer
+    ema: float | None = None  # decay of the averaged weights that are tested and kept; None: no average
+    freeze: str = ""  # part of the network that is not trained in the first freeze_epochs epochs
+    freeze_epochs: int = 0
     schedule: str = "step"  # see learning_rate_at
     step_size: int = 10
     lr_decay: float = 0.7
@@ -71,6 +91,7 @@ class Recipe:
     min_learning_rate: float = 1e-5
     validation: str = "test"  # "test": the test split chooses best.pth, as published; "holdout": see holdout
     holdout: int = 8  # every so many training sequences one validates instead of training
+    best: str = "iou"  # the validation score that chooses best.pth: "iou", "ap50" or "pd"
     protocol: str = "published"  # how a test scores: "published" by the model's paper, or "clean"
     scoring: str = "DeepPro"  # whose published protocol, a name of metrics/protocols.py
     threshold: float = 0.5  # of IoU, and of the figures that tables quote
@@ -86,17 +107,33 @@ class Recipe:
         warmup-cosine:           linear from learning_rate / warmup_epochs up to learning_rate, then half a
                                  cosine that reaches min_learning_rate after the last epoch
         warmup-cosine-published: RPRNet's: the first epoch has rate 0, and one more epoch warms up
+        warmup-cosine-yolox:     STMENet's: a parabola from a tenth up to learning_rate, half a cosine, and
+                                 min_learning_rate in the last epochs
         """
         top, bottom, warmup = self.learning_rate, self.min_learning_rate, self.warmup_epochs
         if self.schedule == "constant":
             return top
         if self.schedule == "step":
             return max(top * self.lr_decay ** (epoch // self.step_size), bottom)
+        if self.schedule == "warmup-cosine-yolox":
+            return self._yolox_rate(epoch)
         late = int(self.schedule == "warmup-cosine-published")
         if epoch < warmup + late:
             return top * (epoch + 1 - late) / warmup
         share = (epoch - warmup - late) / max(self.epochs - warmup, 1)
         return bottom + (top - bottom) * (1 + math.cos(math.pi * share)) / 2
+
+    def _yolox_rate(self, epoch: int) -> float:
+        top, bottom = self.learning_rate, self.min_learning_rate
+        share = max(0.05 * self.epochs, 1)
+        warmup, tail = min(share, self.warmup_epochs), min(share, 15)
+        if epoch <= warmup:
+            start = max(0.1 * top, 1e-6)
+            return (top - start) * (epoch / warmup) ** 2 + start
+        if epoch >= self.epochs - tail:
+            return bottom
+        phase = (epoch - warmup) / (self.epochs - warmup - tail)
+        return bottom + (top - bottom) * (1 + math.cos(math.pi * phase)) / 2
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -104,17 +141,23 @@ class Recipe:
 
 CHOICES = {
     "optimizer": ("adam", "sgd"),
-    "schedule": ("step", "constant", "warmup-cosine", "warmup-cosine-published"),
+    "schedule": ("step", "constant", "warmup-cosine", "warmup-cosine-published", "warmup-cosine-yolox"),
+    "parameter_groups": ("all", "published", "no-norm-decay"),
+    "best": ("iou", "ap50", "pd"),
     "validation": ("test", "holdout"),
     "protocol": ("published", "clean"),
     "clip.mask_resize": ("bicubic", "nearest"),
     "clip.padding": ("zeros", "repeat"),
     "clip.neighbours": ("number", "position"),
+    "clip.target": ("masks", "boxes"),
+    "clip.labels": ("float", "published"),
+    "clip.box_restore": ("exact", "published"),
 }
 AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", "batch_size", "step_size")
 AT_LEAST_ONE += ("warmup_epochs",)
 POSITIVE = ("sample_rate", "learning_rate", "clip.std", "clip.gray_scale")
 NOT_NEGATIVE = ("epochs", "match", "exclude", "seed", "weight_decay", "momentum", "min_learning_rate")
+NOT_NEGATIVE += ("freeze_epochs", "ema")
 
 
 def resolve_recipe(model_recipe: dict[str, Any], dataset: str, typed: dict[str, Any]) -> Recipe:
@@ -177,41 +220,46 @@ def from_flat(values: dict[str, Any]) -> Recipe:
 def checked(key: str, value: Any) -> Any:
     """The value as the field's type, or a UserError that says what the key takes."""
     wanted = FIELD_TYPES[key]
-    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if value is None and type(None) in kinds:
-        return None
-    kind = type(value) if type(value) in kinds else kinds[0]
-    if typing.get_origin(kind) is tuple:
-        fits = (
-            isinstance(value, tuple | list)
-            and len(value) == 2
-            and all(type(v) is int and v > 0 for v in value)
-        )
-        value = tuple(value) if fits else value
-    elif kind is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-        value = float(value) if fits else value
+    for kind in typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,):
+        fits, found = as_kind(kind, value)
+        if fits:
+            break
     else:
-        fits = type(value) is kind
-    if not fits:
         raise UserError(f"recipe key {key} takes {describe(wanted)}, not {value!r}")
-    if key in CHOICES and value not in CHOICES[key]:
+    if key in CHOICES and found not in CHOICES[key]:
         raise UserError(f"recipe key {key} takes {' or '.join(CHOICES[key])}, not {value!r}")
-    if (
-        (key in AT_LEAST_ONE and value < 1)
-        or (key in POSITIVE and value <= 0)
-        or (key in NOT_NEGATIVE and value < 0)
-        or (key == "holdout" and value < 2)
+    numbers = found if isinstance(found, tuple) else (found,)
+    if found is not None and (
+        (key in AT_LEAST_ONE and found < 1)
+        or (key in POSITIVE and min(numbers) <= 0)
+        or (key in NOT_NEGATIVE and found < 0)
+        or (key == "holdout" and found < 2)
     ):
         raise UserError(f"recipe key {key} cannot be {value!r}: it is too small")
-    return value
+    return found
+
+
+def as_kind(kind: Any, value: Any) -> tuple[bool, Any]:
+    """(whether the value is one of this kind, the value as that kind)."""
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, tuple | list) or len(value) != len(kinds):
+            return False, value
+        parts = [as_kind(k, v) for k, v in zip(kinds, value, strict=True)]
+        whole = all(v > 0 for fits, v in parts if fits and type(v) is int)
+        return whole and all(fits for fits, _ in parts), tuple(v for _, v in parts)
+    if kind is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        return fits, float(value) if fits else value
+    return type(value) is kind, value
 
 
 def describe(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return " or ".join(describe(k) for k in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return "two whole numbers like (256,256)"
+        whole = typing.get_args(kind)[0] is int
+        return "two whole numbers like (256,256)" if whole else "three numbers, one per channel"
     names = {
         int: "a whole number",
         float: "a number",

@@ -1,19 +1,34 @@
 """What a test leaves behind besides its counters: table rows, probability maps, contact sheets."""
 
-from collections.abc import Callable, Iterable
+import io
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from utils.boxes import Prediction
+from utils.curves import pr_picture, roc_picture
 from utils.files import write_atomically
-from utils.pictures import Shot, overlay_sheet, roc_picture
+from utils.pictures import Shot, overlay_sheet
 
 NAMES = ("data set", "group", "model", "figures of", "protocol", "targets by")
-COLUMNS = (*NAMES, "Pd %", "Fa 1e-5", "AUC", "IoU", "nIoU", "rule")
-BRIEF = tuple(c for c in COLUMNS if c not in ("figures of", "rule"))
-FORMATS = {"Pd %": ".2f", "Fa 1e-5": ".2f", "AUC": ".4f", "IoU": ".4f", "nIoU": ".4f"}
+FIGURES = {  # column: (figure, factor, format). P, R, F1 by the published formula are no operating point.
+    "Pd %": ("pd", 100, ".2f"),
+    "Fa 1e-5": ("fa", 1e5, ".2f"),
+    "AUC": ("auc", 1, ".4f"),
+    "IoU": ("iou", 1, ".4f"),
+    "nIoU": ("niou", 1, ".4f"),
+    "AP50 %": ("ap50", 100, ".2f"),
+    "P % (published)": ("published_precision", 100, ".2f"),
+    "R % (published)": ("published_recall", 100, ".2f"),
+    "F1 % (published)": ("published_f1", 100, ".2f"),
+    "F1 % at 0.5": ("box_f1", 100, ".2f"),
+    "best F1 %": ("curve_best_f1", 100, ".2f"),
+}
+COLUMNS = (*NAMES, *FIGURES, "rule")
+FORMATS = {column: text for column, (_, _, text) in FIGURES.items()}
 SHEET_FRAMES = 6
 
 Row = dict[str, Any]
@@ -23,15 +38,23 @@ def row(names: tuple[str, ...], values: dict[str, Any], rule: str) -> Row:
     """One line of the tables; what could not be scored stays empty.
 
     names:  what stands in the columns NAMES
-    values: pd, fa, auc, iou, niou, all as fractions
+    values: pd, fa, auc, iou, ap50, ..., all as fractions
     """
 
-    def scaled(key: str, factor: float = 1) -> float | None:
+    def scaled(key: str, factor: float) -> float | None:
         value = values.get(key)
         return None if value is None or value != value else value * factor
 
-    numbers = (scaled("pd", 100), scaled("fa", 1e5), scaled("auc"), scaled("iou"), scaled("niou"))
+    numbers = (scaled(key, factor) for key, factor, _ in FIGURES.values())
     return dict(zip(COLUMNS, (*names, *numbers, rule), strict=True))
+
+
+def columns_of(rows: Iterable[Row], hidden: Collection[str] = ()) -> tuple[str, ...]:
+    """The columns in which some row has a figure, and the names; without the `hidden` ones."""
+    rows = list(rows)
+    return tuple(
+        c for c in COLUMNS if c not in hidden and (c not in FIGURES or any(r[c] is not None for r in rows))
+    )
 
 
 def published_row(entry: dict[str, Any]) -> Row:
@@ -52,11 +75,29 @@ def write_roc(path: Path, curves: dict[str, dict[str, Any]], title: str) -> None
     roc_picture(pairs, path, title, first["thresholds"], **axes)
 
 
-def prediction_saver(folder: Path) -> Callable:
-    """An on_frame that writes <folder>/<sequence>/<frame from 1>.png with floor(255 p), as published."""
+def write_pr(path: Path, curves: dict[str, dict[str, Any]], title: str) -> None:
+    """Draw precision over recall at IoU 0.5, by name, and write the 101 points of each beside it as CSV.
 
-    def save(video, index: int, probability: np.ndarray, _truth: dict) -> None:
-        _, png = cv2.imencode(".png", (255 * probability).astype(np.uint8))
+    curves: what AveragePrecision computes; the point at score 0.5 is marked
+    """
+    levels = next(iter(curves.values()))["recall_levels"]
+    pairs = {name: (levels, c["precision_curve"]) for name, c in curves.items()}
+    points = {name: (c["box_recall"], c["box_precision"]) for name, c in curves.items()}
+    pr_picture(pairs, path, title, points)
+    text = io.StringIO()
+    table = np.column_stack([levels, *(precision for _, precision in pairs.values())])
+    header = ",".join(["recall", *(f"precision of {name}" for name in pairs)])
+    np.savetxt(text, table, "%.17g", delimiter=",", header=header, comments="")
+    write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
+
+
+def map_saver(folder: Path) -> Callable:
+    """An on_frame that writes maps as <folder>/<sequence>/<frame from 1>.png, floor(255 p) as published."""
+
+    def save(video, index: int, prediction: Prediction, _truth: dict) -> None:
+        if prediction.map is None:
+            return
+        _, png = cv2.imencode(".png", (255 * prediction.map).astype(np.uint8))
         write_atomically(folder / video.name / f"{index + 1:05d}.png", png.tobytes())
 
     return save
@@ -66,12 +107,14 @@ def overlay_saver(folder: Path, model: str, threshold: float) -> Callable:
     """An on_frame that writes <folder>/<sequence>.png, a contact sheet of a few evenly spaced frames."""
     shots: list[Shot] = []
 
-    def save(video, index: int, probability: np.ndarray, truth: dict) -> None:
+    def save(video, index: int, prediction: Prediction, truth: dict) -> None:
         last = len(video.frames) - 1
         if index in np.linspace(0, last, SHEET_FRAMES).round().astype(int):
             marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]
             marks = np.zeros((0, 2)) if marks is None else marks
-            shots.append(Shot(index + 1, video.originals.images(index, index + 1)[0], probability, marks))
+            image = video.originals.images(index, index + 1)[0]
+            found = prediction.boxes if prediction.map is None else prediction.map
+            shots.append(Shot(index + 1, image, found, marks))
         if index == last:
             name = video.name.replace("/", "_")
             overlay_sheet(shots, folder / f"{name}.png", f"{model} on {video.name}", threshold)

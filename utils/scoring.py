@@ -5,26 +5,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from utils.engine import evaluate, merge_scores
 from utils.errors import UserError
 
 Metrics = dict[tuple[str, str], Any]  # by (protocol, name of the metric)
 
-TARGET_RULES = ("ShootingRules", "PdFa")
+TARGET_RULES = ("ShootingRules", "PdFa", "CentroidPdFa")
+AT_THRESHOLDS = ("ShootingRules", "CentroidPdFa")  # those that count at many thresholds
+PIXELS, BOXES = ("IoU", "nIoU", "ROC"), ("AveragePrecision",)
+BESIDE = {"ShootingRules": PIXELS, "PdFa": PIXELS, "CentroidPdFa": BOXES, "": PIXELS + BOXES}
 
 
 def score_set(
-    model: nn.Module,
+    predict: Callable,
     videos: Iterable,
     subsets: Mapping[str, Iterable[str]],
     new_metrics: Callable[[], Metrics],
-    device,
     on_frame: Callable | None = None,
 ) -> tuple[dict[str, Metrics], dict[str, Metrics]]:
-    """(metrics per group, metrics per sequence). The groups are "all" and the data set's subsets."""
-    scores = evaluate(model, videos, new_metrics, device, on_frame)
+    """(metrics per group, metrics per sequence). The groups are "all" and the data set's subsets.
+
+    predict, videos, new_metrics, on_frame: as in `utils.engine.evaluate`
+    """
+    scores = evaluate(predict, videos, new_metrics, on_frame)
     groups = {"all": merge_scores(scores, new_metrics, scores)}
     for name, members in subsets.items():
         groups[name] = merge_scores(scores, new_metrics, [m for m in members if m in scores])
@@ -35,63 +39,81 @@ def score_set(
 class Scoring:
     """One line of a table: the figures of one protocol with one of its rules for targets.
 
-    threshold: of Pd and Fa by ShootingRules; the other metrics have theirs in their options
+    Beside rules for maps stand the figures of pixels, beside the one for boxes as well those of boxes.
+
+    targets:   one of TARGET_RULES, or "" in a protocol without
+    threshold: of Pd and Fa by ShootingRules and CentroidPdFa; the other metrics have theirs in their options
     """
 
     protocol: str
-    targets: str  # one of TARGET_RULES
+    targets: str
     threshold: float
 
     def figures(self, metrics: Metrics) -> dict[str, float]:
-        """pd, fa, auc, true, targets, false, pixels, iou, niou, ...; what could not be scored is left out.
+        """pd, fa, auc, true, targets, false, pixels, iou, niou, ap50, ...; what was not scored is left out.
 
-        auc is the area under Pd over Fa with ShootingRules, else that of the pixels' ROC curve. Raises
-        UserError when ShootingRules did not count at the threshold.
+        auc is the area under Pd over Fa with rules that count at many thresholds, else that of the pixels'
+        ROC curve. Raises UserError when such a rule did not count at the threshold.
         """
         out: dict[str, float] = {}
-        for name in ("IoU", "nIoU", "ROC"):
+        for name in BESIDE[self.targets]:
             if metric := metrics.get((self.protocol, name)):
-                out |= {k: float(v) for k, v in metric.compute().items() if np.ndim(v) == 0}
-        if self.targets == "ShootingRules":
+                out |= numbers(metric.compute())
+        if self.targets in AT_THRESHOLDS:
             out.pop("auc", None)
         if metric := metrics.get((self.protocol, self.targets)):
             counted = metric.compute()
-            if self.targets == "ShootingRules":
+            if self.targets in AT_THRESHOLDS:
                 at = threshold_index(counted["thresholds"], self.threshold)
-                counted |= {k: counted[k][at].item() for k in ("pd", "fa", "true", "targets", "false")}
-            out |= {k: v for k, v in counted.items() if np.ndim(v) == 0}
+                counted |= {k: v[at].item() for k, v in counted.items() if np.ndim(v)}
+            out |= numbers(counted)
         return out
 
     def curve(self, metrics: Metrics) -> dict[str, Any] | None:
         """The curve under which `auc` is the area, as "thresholds", "fa" and "pd"; None where there is none.
 
-        With ShootingRules of targets; else of pixels: "fa" is then the false and "pd" the true positive rate.
+        With ShootingRules and CentroidPdFa of targets; else of pixels: "fa" is then the false and "pd" the
+        true positive rate.
         """
-        name = "ShootingRules" if self.targets == "ShootingRules" else "ROC"
+        name = self.targets if self.targets in AT_THRESHOLDS else "ROC"
         metric = metrics.get((self.protocol, name))
         if metric is None:
             return None
         counted = metric.compute()
         if name == "ROC":
             return {**counted, "fa": counted["fpr"], "pd": counted["tpr"]}
-        return counted if counted["targets"][0] else None
+        return None if np.isnan(counted["auc"]) else counted
+
+    def pr_curve(self, metrics: Metrics) -> dict[str, Any] | None:
+        """What AveragePrecision computes, such as "precision_curve"; None where it had no targets."""
+        beside = "AveragePrecision" in BESIDE[self.targets]
+        metric = metrics.get((self.protocol, "AveragePrecision")) if beside else None
+        computed = metric.compute() if metric else {"ap50": np.nan}
+        return None if np.isnan(computed["ap50"]) else computed
 
     def rule(self, metrics: Metrics) -> str:
         """By which metrics and options the figures were computed, in words."""
         parts = []
-        if (self.protocol, self.targets) not in metrics:
-            parts.append(f"{self.targets}: not scored, its kind of truth is missing")
+        if self.targets and (self.protocol, self.targets) not in metrics:
+            parts.append(f"{self.targets}: not scored, its kind of truth or of prediction is missing")
         for (protocol, name), metric in metrics.items():
-            if protocol == self.protocol and name in (self.targets, "IoU", "nIoU", "ROC"):
+            if protocol == self.protocol and name in (self.targets, *BESIDE[self.targets]):
                 options = {k: v for k, v in metric.options.items() if k != "thresholds"}
                 text = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
-                parts.append(f"{text} at p >= {self.threshold:g}" if name == "ShootingRules" else text)
+                parts.append(f"{text} at p >= {self.threshold:g}" if name in AT_THRESHOLDS else text)
         return "; ".join(parts)
+
+
+def numbers(computed: dict[str, Any]) -> dict[str, Any]:
+    """What a metric computed, without its arrays."""
+    return {k: v for k, v in computed.items() if np.ndim(v) == 0}
 
 
 def scorings(metrics: Metrics, threshold: float) -> list[Scoring]:
     """Every protocol of `metrics` with each of its rules for targets. Refuses a threshold, as `figures`."""
-    found = [Scoring(protocol, name, threshold) for protocol, name in metrics if name in TARGET_RULES]
+    protocols = dict.fromkeys(protocol for protocol, _ in metrics)
+    rules = {p: [name for name in TARGET_RULES if (p, name) in metrics] or [""] for p in protocols}
+    found = [Scoring(protocol, name, threshold) for protocol in protocols for name in rules[protocol]]
     for scoring in found:
         scoring.figures(metrics)
     return found

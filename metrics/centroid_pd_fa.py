@@ -1,0 +1,105 @@
+"""Pd and Fa by the distance between centres, at many thresholds: one rule for mask and for box detectors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metrics.counting import CountingMetric, as_array, ratio
+from metrics.pd_fa import MAX_DISTANCE
+from metrics.shooting_rules import THRESHOLDS, area_under_curve, count_reaching
+from utils.boxes import Responses
+from utils.errors import UserError
+from utils.registry import register_metric
+
+MOST_CUT = 0.01  # a curve whose scores begin above it has no area worth the name
+
+
+@register_metric("CentroidPdFa")
+class CentroidPdFa(CountingMetric):
+    """Targets found, false pixels and false responses per threshold.
+
+    A response, a box or a component of a mask, counts where its score >= threshold. In the order of falling
+    scores, each response takes the nearest target not yet taken whose centroid is closer than 3 pixels to its
+    centre. False are the pixels within the frame that an unmatched response covers, each once.
+
+    Boxes are larger than targets: the false pixels of boxes and of masks compare only loosely, their false
+    responses do. The components of a mask are those of the detector's one threshold and do not grow below it.
+
+    thresholds: ascending; by default the 27 of ShootingRules
+    """
+
+    takes = "responses"  # the kind of prediction that `update` takes
+    truth = "centroids"  # the kind of truth
+
+    def __init__(self, thresholds: Sequence[float] | None = None):
+        self.thresholds = np.array(THRESHOLDS if thresholds is None else thresholds, np.float64)
+        if self.thresholds.size == 0 or np.any(np.diff(self.thresholds) <= 0):
+            raise UserError("the thresholds of CentroidPdFa must be one or more, in ascending order")
+        super().__init__(thresholds=tuple(self.thresholds.tolist()))
+
+    def zero_counts(self) -> dict[str, Any]:
+        per_threshold = {
+            name: np.zeros(self.thresholds.size, np.int64) for name in ("true", "false", "false_responses")
+        }
+        return {**per_threshold, "targets": 0, "pixels": 0, "frames": 0, "cut_frames": 0}
+
+    def update(self, responses: Responses, centroids: Any) -> None:
+        """Count one frame.
+
+        responses: see `utils.boxes`
+        centroids: row and column of each target [N, 2]
+        Raises UserError for a score that is nan.
+        """
+        centroids = as_array(centroids).reshape(-1, 2)
+        scores = responses.scores
+        if np.isnan(scores).any():
+            raise UserError("a score is nan: check the checkpoint and the input frames")
+        # What a threshold leaves is the beginning of the order of scores, so one matching serves them all.
+        found = find_targets(scores, responses.centres, centroids)
+        false_scores = responses.score_map(~found, outside=-np.inf)
+        self.counts["true"] += count_reaching(scores[found], self.thresholds)
+        self.counts["false"] += count_reaching(false_scores.ravel(), self.thresholds)
+        self.counts["false_responses"] += count_reaching(scores[~found], self.thresholds)
+        self.counts["targets"] += len(centroids)
+        self.counts["pixels"] += false_scores.size
+        self.counts["frames"] += 1
+        self.counts["cut_frames"] += responses.lowest > MOST_CUT
+
+    def compute(self) -> dict[str, Any]:
+        """The figures of all frames so far.
+
+        Arrays with one value per threshold: thresholds, true (targets found), targets, false (pixels),
+        pd = true / targets, fa = false / pixels, false_boxes_per_frame (unmatched responses). Numbers: pixels
+        (of the frames), auc and auc_normalised as ShootingRules has them. A figure is nan where there was
+        nothing to count, and auc where responses of low scores are not listed, as of components of a mask.
+        """
+        pd = ratio(self.counts["true"], self.counts["targets"])
+        fa = ratio(self.counts["false"], self.counts["pixels"])
+        auc = np.nan if self.counts["cut_frames"] else area_under_curve(fa, pd)
+        return {
+            "thresholds": self.thresholds.copy(),
+            "true": self.counts["true"].copy(),
+            "targets": np.full(self.thresholds.size, self.counts["targets"]),
+            "false": self.counts["false"].copy(),
+            "pixels": self.counts["pixels"],
+            "pd": pd,
+            "fa": fa,
+            "auc": auc,
+            "auc_normalised": ratio(auc, fa[0] - fa[-1]),
+            "false_boxes_per_frame": ratio(self.counts["false_responses"], self.counts["frames"]),
+        }
+
+
+def find_targets(scores: np.ndarray, centres: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Which of the responses find a target, bool [N]; scores [N], centres [N, 2], targets [M, 2]."""
+    distances = np.linalg.norm(centres[:, None] - targets, axis=2)  # [N, M]
+    near = (distances < MAX_DISTANCE).any(axis=1)
+    found = np.zeros(len(scores), bool)
+    order = np.argsort(-scores, kind="stable")
+    for place in order[near[order]]:
+        nearest = distances[place].argmin()
+        if distances[place, nearest] < MAX_DISTANCE:
+            found[place] = True
+            distances[:, nearest] = np.inf
+    return found

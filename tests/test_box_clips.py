@@ -1,0 +1,167 @@
+"""Clips and labels of box models, against what the published loader gave (box_data.npz)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dataset import Sequence, SequenceSet
+from dataset.clips import EpochBatches, collate, training_clips
+from dataset.video import TestVideo
+from utils.errors import UserError
+from utils.geometry import Letterbox
+from utils.recipe import ClipSpec
+
+STORED = np.load(Path(__file__).parent / "data" / "box_data.npz")
+SIDE = int(STORED["size"])
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+KEYS = (0, 2, 5, 6)  # frames whose labels are stored
+
+
+def spec(**changes) -> ClipSpec:
+    values = {"frames": 5, "key": 4, "neighbours": "position", "channels": 3, "letterbox": SIDE}
+    values |= {"gray_scale": 255.0, "target": "boxes", "labels": "published", **IMAGENET}
+    return ClipSpec(**(values | changes))
+
+
+def annotated() -> dict[int, np.ndarray]:
+    """Boxes x1 y1 x2 y2 of the stored annotation lines, by frame."""
+    boxes = {}
+    for line in STORED["lines"]:
+        path, *fields = str(line).split()
+        rows = [[int(v) for v in field.split(",")[:4]] for field in fields]
+        boxes[int(Path(path).stem)] = np.array(rows, float).reshape(-1, 4)
+    return boxes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> SequenceSet:
+    folder = tmp_path_factory.mktemp("boxes")
+    boxes = annotated()
+    for number, frame in enumerate(STORED["frames"]):
+        Image.fromarray(frame).convert("RGB").save(folder / f"{number}.bmp")
+    images = tuple(folder / f"{n}.bmp" for n in range(len(STORED["frames"])))
+    truth = tuple(boxes.get(n, np.zeros((0, 4))) for n in range(len(images)))
+    return SequenceSet("Boxes", folder, "train", (Sequence("7", images, boxes=truth),))
+
+
+def rows(target: np.ndarray) -> np.ndarray:
+    return target[np.lexsort(target.T[::-1])]
+
+
+def test_a_letterboxed_frame_is_the_published_one(data):
+    clips = training_clips(data, spec(), 1.0)
+    np.testing.assert_array_equal(clips.frames[0].image(2), STORED["letterbox_2"])
+    place = Letterbox(80, 60, SIDE)
+    assert [*place.size, *place.corner] == STORED["letterbox_geometry"].tolist()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_clips_and_labels_are_the_published_ones_in_training_and_test(data, key):
+    clips = training_clips(data, spec(), 1.0)
+    tested = {read.first: (read, clip) for read, clip in TestVideo(data[0], data, spec())}
+    read, clip = tested[key]
+    assert read.places == tuple(STORED["clip_frame_index"][key])
+    for found in (clips[0, key]["clip"], clip[0]):
+        assert found.shape == (3, 5, SIDE, SIDE)
+        np.testing.assert_array_equal(found.numpy()[..., ::5, ::5], STORED[f"clip_{key}_every5"])
+    target = clips[0, key]["target"].numpy()
+    assert target.dtype == np.float32
+    np.testing.assert_array_equal(rows(target), rows(STORED[f"boxes_{key}"]))
+
+
+@pytest.mark.parametrize("labels", ["float", "published"])
+def test_labels_never_change_under_repeated_visits(data, labels):
+    clips = training_clips(data, spec(labels=labels), 1.0)
+    first = [clips[0, key]["target"].clone() for key in KEYS]
+    for _ in range(3):
+        for before, key in zip(first, KEYS, strict=True):
+            assert torch.equal(clips[1, key]["target"], before)
+    second_published = STORED["boxes_2_second_visit_published"]
+    assert not np.array_equal(rows(first[1].numpy()), rows(second_published))
+
+
+def test_float_labels_keep_what_truncation_loses(data):
+    target = training_clips(data, spec(labels="float"), 1.0)[0, 2]["target"].numpy()
+    boxes = annotated()[2] * 1.2 + (0, 12, 0, 12)  # 80x60 in a square of 96
+    boxes = boxes.clip(0, SIDE)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    expected = np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((3, 1))])
+    np.testing.assert_allclose(rows(target), rows(expected), atol=1e-5)
+
+
+def test_batches_keep_the_boxes_of_each_image(data):
+    clips = training_clips(data, spec(), 1.0)
+    loader = DataLoader(clips, batch_sampler=EpochBatches(len(clips), 3, seed=1), collate_fn=collate)
+    seen = 0
+    for batch in loader:
+        assert batch["clip"].shape == (3, 3, 5, SIDE, SIDE)
+        for name, target in zip(batch["name"], batch["target"], strict=True):
+            place = int(name[len("7[") : -1])
+            assert torch.equal(target, clips[0, place]["target"])
+            seen += 1
+    assert seen == 6  # of 7 frames, whole batches
+
+
+def test_masks_give_boxes_of_at_least_four_pixels(tmp_path):
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10, 20] = 255  # one pixel, centre (20.5, 10.5)
+    mask[30:36, 40:45] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask).save(tmp_path / "image.png")
+    Image.fromarray(np.zeros_like(mask)).save(tmp_path / "empty.png")
+    image = tmp_path / "image.png"
+    sequence = Sequence("a", (image, image), masks=(tmp_path / "mask.png", tmp_path / "empty.png"))
+    data = SequenceSet("Masks", tmp_path, "train", (sequence,))
+    clips = training_clips(data, spec(labels="float"), 1.0)
+    scaled = [[20.5, 10.5, 4, 4, 0], [42.5, 33, 5, 6, 0]] * np.array([1.2, 1.2, 1.2, 1.2, 1])
+    scaled[:, 1] += 12
+    np.testing.assert_allclose(rows(clips[0, 0]["target"].numpy()), rows(scaled), atol=1e-5)
+    assert clips[0, 1]["target"].shape == (0, 5)  # frames without target are kept
+
+
+def test_points_cannot_train_a_box_model(data):
+    sequence = Sequence("a", data[0].images, points=(np.zeros((1, 2)),) * len(data[0]))
+    with pytest.raises(UserError, match="a has no boxes or masks; training this model"):
+        training_clips(SequenceSet("Points", data.root, "train", (sequence,)), spec(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"key": "all"}, "clip.target=boxes goes with one key frame"),
+        ({"letterbox": None}, "clip.target=boxes goes with one key frame and whole frames"),
+        ({"std": 0.2}, "clip.mean and clip.std are one number each, or both one per channel"),
+        ({"channels": 1}, "have 3 channels, clip.channels is 1"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        spec(**changes)
+
+
+# ---------------------------------------------------------------- boxes back to the frame
+
+
+@pytest.mark.parametrize("size", [(256, 256), (640, 480), (720, 480), (992, 742), (640, 512), (98, 73)])
+def test_the_exact_way_back_is_the_inverse(size):
+    place = Letterbox(*size, 512)
+    draw = np.random.default_rng(0)
+    corner = draw.uniform(0, 0.9, (50, 2)) * size
+    boxes = np.hstack([corner, corner + draw.uniform(1, 9, (50, 2))]).clip(0, (*size, *size))
+    np.testing.assert_allclose(place.restore_boxes(place.fit_boxes(boxes)), boxes, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("size", "worst"),
+    [((256, 256), 0), ((640, 480), 0), ((720, 480), 0.70), ((992, 742), 0.97), ((640, 512), 1.25)],
+)
+def test_the_published_way_back_misses_by_what_was_measured(size, worst):
+    """The worst error of a corner anywhere in the frame, in frame pixels."""
+    place = Letterbox(*size, 512)
+    corners = np.array([[0, 0, *size], [0, 0, size[0], 1], [0, 0, 1, size[1]]], float)
+    error = np.abs(place.restore_boxes(place.fit_boxes(corners), "published") - corners).max()
+    assert error == pytest.approx(worst, abs=0.01)

@@ -1,0 +1,201 @@
+"""Box and mask detectors by the same commands, in one table; predictions that are kept and scored again."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import test
+import train
+from utils.boxes import BoxPrediction, MapPrediction
+from utils.checkpoint import read_checkpoint
+from utils.errors import UserError, run_command
+from utils.predictions import PredictionWriter, read_predictions
+
+CPU = ("--device", "cpu")
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command; returns (exit code, what it printed, what it complained about)."""
+
+    def call(command, *args) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            run_command(lambda: command.main([str(a) for a in (*args, *CPU)]))
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tmp_path_factory) -> Path:
+    """A run of STMENet on masks: one epoch of a few clips."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = ("--model_names", "STMENet", "--dataset_dir", tiny_data, "--log_dir", folder, "--epochs", 1)
+    few = ("--patch_size", 64, "--sample_rate", 0.12, "--num_workers", 0, "--set", "ema=0.5")
+    train.main([str(a) for a in (*flags, *few, *CPU)])
+    (run_folder,) = (folder / "Synthetic" / "STMENet").iterdir()
+    return run_folder
+
+
+@pytest.fixture(scope="module")
+def tested(trained, tiny_data, tmp_path_factory) -> Path:
+    """Both kinds of detectors tested in one run, their predictions kept."""
+    folder = tmp_path_factory.mktemp("tested")
+    flags = ("--model_names", "STMENet", "TopHat", "--checkpoint", trained / "last.pth", "--save_predictions")
+    places = ("--save_overlays", "--dataset_dir", tiny_data, "--log_dir", folder)
+    test.main([str(a) for a in (*flags, *places, *CPU)])
+    return folder
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    (place,) = (folder / "tables").iterdir()
+    with (place / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def only(folder: Path) -> Path:
+    (place,) = folder.iterdir()
+    return place
+
+
+def test_a_box_model_trains_on_masks_and_keeps_its_average(trained):
+    (line,) = [json.loads(text) for text in (trained / "train.jsonl").read_text().splitlines()]
+    assert 0 <= line["ap50"] <= 1
+    assert line["learning_rate"] == pytest.approx(6.25e-5)
+    saved = read_checkpoint(trained / "last.pth")
+    weights, steps = saved["weights"], saved["progress"]["steps"]
+    assert steps == 2
+    moved = [k for k in weights if not torch.equal(weights[k], saved["trained_weights"][k])]
+    assert len(moved) > 400
+    assert saved["scores"]["ap50"] == line["ap50"]
+
+
+def test_one_table_has_boxes_and_masks_by_the_same_rules(tested):
+    rows = {(r["model"], r["protocol"], r["targets by"]): r for r in table(tested) if r["group"] == "all"}
+    figures = {key: {c for c, value in row.items() if value} for key, row in rows.items()}
+    assert "AP50 %" in figures["STMENet", "published", ""]
+    assert "Pd %" not in figures["STMENet", "published", ""]
+    for model in ("STMENet", "TopHat"):
+        assert {"Pd %", "Fa 1e-5", "AP50 %"} <= figures[model, "clean", "CentroidPdFa"]
+        assert {"Pd %", "Fa 1e-5", "AUC"} <= figures[model, "clean", "ShootingRules"]
+    assert "AUC" in figures["STMENet", "clean", "CentroidPdFa"]
+    assert "AUC" not in figures["TopHat", "clean", "CentroidPdFa"]  # components of one threshold: no curve
+    assert "IoU" in figures["TopHat", "clean", "PdFa"]
+    assert not {"IoU", "Pd %"} & figures["STMENet", "clean", "PdFa"]
+    assert "PdFa: not scored" in rows["STMENet", "clean", "PdFa"]["rule"]
+
+
+def test_pictures_and_curves_of_boxes(tested):
+    folder = only(tested / "Synthetic" / "STMENet")
+    for name in ("pr_published.png", "pr_clean.png", "overlays/Sequence4.png"):
+        assert min(Image.open(folder / name).size) > 100
+    with (folder / "pr_clean.csv").open(newline="") as file:
+        curve = list(csv.DictReader(file))
+    scores = json.loads((folder / "eval.json").read_text())["scores"]
+    (boxes,) = [s for s in scores if (s["protocol"], s["targets_by"]) == ("clean", "CentroidPdFa")]
+    assert len(curve) == 101
+    mean = np.mean([float(point["precision of all"]) for point in curve])
+    assert mean == pytest.approx(boxes["groups"]["all"]["ap50"])
+
+
+def test_kept_predictions_give_the_same_table_without_a_network(tested, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(test, "load_candidate", None)
+    folders = [only(tested / "Synthetic" / model) for model in ("STMENet", "TopHat")]
+    code, _, complaint = run(test, "--predictions", *folders, "--log_dir", tmp_path)
+    assert (code, complaint) == (0, "")
+    assert table(tmp_path) == table(tested)
+
+
+def test_kept_boxes_are_coco_results(tested):
+    folder = only(tested / "Synthetic" / "STMENet") / "predictions"
+    index = json.loads((folder / "predictions.json").read_text())
+    results = json.loads((folder / "boxes.json").read_text())
+    ids = [image["id"] for image in index["images"]]
+    assert len(set(ids)) == len(ids) == 48
+    assert {(i["sequence"], i["frame"]) for i in index["images"]} == {
+        (name, frame) for name in ("Sequence4", "Sequence5") for frame in range(24)
+    }
+    assert results and {r["image_id"] for r in results} <= set(ids)
+    assert all(set(r) == {"image_id", "category_id", "bbox", "score"} for r in results)
+    assert all(r["bbox"][2] > 0 and r["bbox"][3] > 0 and r["score"] >= 0.001 for r in results)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "predictions.json").unlink(), "there is no predictions.json in"),
+        (lambda f: (f / "boxes.json").unlink(), "boxes.json is missing, though predictions.json"),
+        (lambda f: (f / "boxes.json").write_text("["), "boxes.json is damaged"),
+        (lambda f: (f / "predictions.json").write_text("{}"), "was not written by test.py"),
+    ],
+)
+def test_spoilt_predictions_are_refused_in_a_sentence(tested, tmp_path, run, spoil, message):
+    source = only(tested / "Synthetic" / "STMENet") / "predictions"
+    copy = tmp_path / "predictions"
+    copy.mkdir()
+    for path in source.glob("*.json"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    spoil(copy)
+    code, _, complaint = run(test, "--predictions", copy, "--log_dir", tmp_path / "log")
+    assert code == 2
+    assert message in complaint and complaint.count("\n") == 1
+
+
+def test_predictions_of_other_frames_are_refused(tested, tiny_data, tmp_path, run):
+    source = only(tested / "Synthetic" / "TopHat")
+    flags = ("--split", "train", "--log_dir", tmp_path)
+    code, _, complaint = run(test, "--predictions", source, *flags)
+    assert code == 2
+    assert "has 0 predictions of" in complaint
+
+
+class Video:
+    """As much of a TestVideo as the writer asks for."""
+
+    def __init__(self, name: str, frames: int):
+        paths = [Path(f"{number}.png") for number in range(frames)]
+        sequence = type("Sequence", (), {"images": paths})
+        self.name, self.size = name, (30, 40)
+        self.frames = type("Frames", (), {"sequence": sequence, "__len__": lambda _: frames})()
+
+
+@pytest.mark.parametrize("kind", ["maps", "boxes"])
+def test_what_is_kept_comes_back_to_the_last_bit(kind, tmp_path):
+    draw = np.random.default_rng(0)
+    videos = [Video("a/b", 3), Video("c", 2)]
+    writer, written = PredictionWriter(tmp_path), {}
+    for video in videos:
+        for index in range(len(video.frames)):
+            if kind == "maps":
+                prediction = MapPrediction(draw.random((30, 40)).astype(np.float32), 0.5)
+            else:
+                corner = draw.uniform(-3, 30, (draw.integers(0, 4), 2))
+                boxes = np.hstack(
+                    [corner, corner + draw.uniform(0.1, 9, corner.shape), draw.random((len(corner), 1))]
+                )
+                prediction = BoxPrediction(boxes.astype(np.float32).astype(np.float64), (30, 40))
+            writer(video, index, prediction, {})
+            written[video.name, index] = prediction
+    writer.finish({"model": "A"})
+    predict = read_predictions(tmp_path).reader(0.5)
+    for video in videos:
+        for index, prediction in predict(video):
+            expected = written.pop((video.name, index))
+            if kind == "maps":
+                assert np.array_equal(prediction.map, expected.map) and prediction.map.dtype == np.float32
+            else:
+                assert np.array_equal(prediction.boxes, expected.boxes)
+    assert not written
+
+
+def test_an_unfinished_test_leaves_nothing_that_could_be_scored(tmp_path):
+    writer = PredictionWriter(tmp_path)
+    writer(Video("a", 2), 0, MapPrediction(np.zeros((30, 40), np.float32), 0.5), {})
+    with pytest.raises(UserError, match="there is no predictions.json"):
+        read_predictions(tmp_path)

@@ -1,0 +1,147 @@
+"""What a detector found in a frame, as a map, as boxes or as responses, so that any metric can score it.
+
+A box is x1, y1, x2, y2 in pixels counted from 0, x2 and y2 exclusive; a centre is row, column, whole numbers
+in the middle of pixels. Components are 8-connected, in the raster order of their first pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import find_objects
+from skimage.measure import label
+
+MIN_SIDE = 4  # pixels; of smaller boxes an IoU of 0.5 is a matter of a fraction of a pixel
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """The N things that a detector found in one frame.
+
+    scores:  float64 [N]
+    centres: float64 [N, 2], row and column
+    regions: for each, what indexes its pixels in a map of `shape`
+    shape:   height and width of the frame
+    lowest:  the score below which the detector lists none
+    """
+
+    scores: np.ndarray
+    centres: np.ndarray
+    regions: Sequence[Any]
+    shape: tuple[int, int]
+    lowest: float = 0.0
+
+    def score_map(self, chosen: np.ndarray, outside: float) -> np.ndarray:
+        """Per pixel the largest score of the responses that cover it, float64 [H, W].
+
+        chosen:  bool [N], the responses that take part
+        outside: the value where there is none
+        """
+        out = np.full(self.shape, outside, np.float64)
+        order = np.argsort(self.scores, kind="stable")
+        for place in order[chosen[order]]:
+            out[self.regions[place]] = self.scores[place]
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class MapPrediction:
+    """What a mask model found in one frame.
+
+    map:       probabilities [H, W]
+    threshold: a component of p > threshold is one response, and its largest p the score
+    """
+
+    map: np.ndarray
+    threshold: float
+
+    @property
+    def score_map(self) -> np.ndarray:
+        """The map itself."""
+        return self.map
+
+    @cached_property
+    def responses(self) -> Responses:
+        """The components, with their centroids and their own pixels."""
+        pixels = components(self.map > np.float64(self.threshold))  # a bare number would be rounded
+        scores = np.array([self.map[p].max() for p in pixels], np.float64)
+        return Responses(scores, centroids_of(pixels), pixels, self.map.shape, self.threshold)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """The components as boxes and scores, float64 [N, 5]."""
+        return np.column_stack([boxes_of(self.responses.regions), self.responses.scores])
+
+
+@dataclass(frozen=True, eq=False)
+class BoxPrediction:
+    """What a box model found in one frame.
+
+    boxes: float64 [N, 5] in any order, the score last; they may reach beyond the frame
+    shape: height and width of the frame
+    """
+
+    boxes: np.ndarray
+    shape: tuple[int, int]
+    map = None  # metrics that take a map do not score boxes
+
+    @cached_property
+    def score_map(self) -> np.ndarray:
+        """Per pixel the largest score of the boxes that cover it, 0 elsewhere; float32 [H, W]."""
+        return self.responses.score_map(np.ones(len(self.boxes), bool), outside=0).astype(np.float32)
+
+    @cached_property
+    def responses(self) -> Responses:
+        """The boxes with their centres. A box covers the pixels of the frame whose middle lies in it."""
+        x1, y1, x2, y2, scores = self.boxes.T
+        height, width = self.shape
+        tops, bottoms = (np.clip(np.ceil(y - 0.5), 0, height).astype(int) for y in (y1, y2))
+        lefts, rights = (np.clip(np.ceil(x - 0.5), 0, width).astype(int) for x in (x1, x2))
+        regions = [np.s_[t:b, m:n] for t, b, m, n in zip(tops, bottoms, lefts, rights, strict=True)]
+        centres = np.stack([y1 + y2 - 1, x1 + x2 - 1], axis=1) / 2
+        return Responses(scores, centres, regions, self.shape)
+
+
+Prediction = MapPrediction | BoxPrediction
+
+
+def component_boxes(mask: np.ndarray) -> np.ndarray:
+    """The boxes around the components of a mask [H, W] with targets above 0, float64 [N, 4]."""
+    return boxes_of(components(np.asarray(mask) > 0))
+
+
+def lengthened(boxes: np.ndarray, min_side: float) -> np.ndarray:
+    """Boxes [N, 4 or more], of which sides below `min_side` are lengthened about their middles."""
+    missing = (min_side - (boxes[:, 2:4] - boxes[:, :2])).clip(min=0) / 2
+    return np.concatenate([boxes[:, :2] - missing, boxes[:, 2:4] + missing, boxes[:, 4:]], axis=1)
+
+
+def component_centroids(mask: np.ndarray) -> np.ndarray:
+    """Row and column of the centroids of the components of a mask [H, W] with targets above 0, [N, 2]."""
+    return centroids_of(components(np.asarray(mask) > 0))
+
+
+Pixels = tuple[np.ndarray, np.ndarray]  # rows, columns
+
+
+def components(mask: np.ndarray) -> list[Pixels]:
+    """The pixels of each component of a bool map [H, W]."""
+    labels = label(mask, connectivity=2)
+    found = []
+    for number, (rows, cols) in enumerate(find_objects(labels), start=1):
+        inside = np.nonzero(labels[rows, cols] == number)
+        found.append((inside[0] + rows.start, inside[1] + cols.start))
+    return found
+
+
+def boxes_of(pixels: Sequence[Pixels]) -> np.ndarray:
+    """The box around each of N sets of pixels, float64 [N, 4]."""
+    corners = [(cols.min(), rows.min(), cols.max() + 1, rows.max() + 1) for rows, cols in pixels]
+    return np.array(corners, np.float64).reshape(-1, 4)
+
+
+def centroids_of(pixels: Sequence[Pixels]) -> np.ndarray:
+    """The mean row and column of each of N sets of pixels, float64 [N, 2]."""
+    return np.array([(rows.mean(), cols.mean()) for rows, cols in pixels], np.float64).reshape(-1, 2)
