@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from dataset import folder, irdst, irsatvideo_leo, nudt_mirsdt, rgbt_tiny, satvideo_irsdt, tsirmt  # noqa: F401
+from dataset import (  # noqa: F401
+    folder,
+    irdst,
+    irsatvideo_leo,
+    nudt_mirsdt,
+    rgbt_tiny,
+    satvideo_irsdt,
+    tsirmt,
+    uestc,
+)
 from dataset.sequence import Sequence, SequenceSet
 from utils.errors import UserError
 from utils.registry import DATASETS, register_dataset

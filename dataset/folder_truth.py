@@ -1,8 +1,6 @@
 """The truth of a user's own folder: masks, points and the common forms of boxes."""
 
 import csv
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -11,18 +9,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from dataset.layout import is_image_name, list_images, pair
+from dataset.annotations import BoxTable, by_frame_key, frame_key, read_coco, read_txt_list
+from dataset.layout import list_images, pair
 from utils.errors import UserError
 
 POINT_FILES = ("centroids.txt", "centroids.csv", "groundtruth.txt")
-NUMBER = r"-?\d+(?:\.\d+)?"
-FRAME_LINE = re.compile(
-    rf"(?P<path>.+?\.(?:png|bmp|jpe?g|tiff?))(?P<boxes>(?:\s+{NUMBER}(?:,{NUMBER}){{4}})*)", re.IGNORECASE
-)
 
 Frames = tuple[Path, ...]
 Truth = dict[str, tuple]  # the truth fields of a Sequence
-BoxTable = dict[str, list[list[float]]]  # x1, y1, x2, y2 of every target, for every frame that is listed
 
 
 class FolderTruth:
@@ -86,7 +80,7 @@ class FolderTruth:
         path = self._file_of_one_sequence(place, ("boxes.csv",))
         if path is None:
             return {}
-        table: BoxTable = {frame.stem: [] for frame in frames}
+        table: dict[str, list] = {frame.stem: [] for frame in frames}
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             for row in rows:
@@ -133,7 +127,7 @@ class FolderTruth:
             self.notes.append(
                 f"{missing} frames that the annotation lists are not in {self.folder / 'images' / place}"
             )
-        return self._boxes(self._listed[key] for key in keys)
+        return self._boxes([row[:4] for row in self._listed[key]] for key in keys)
 
     @cached_property
     def _listed(self) -> BoxTable:
@@ -157,16 +151,6 @@ class FolderTruth:
         return {"boxes": tuple(np.array(rows, dtype=float).reshape(-1, 4) - self.origin for rows in boxes)}
 
 
-def frame_key(path: str) -> str:
-    """What a frame is known by: its path below `images/`, or all of it where that is not in it; no suffix."""
-    parts = path.replace("\\", "/").split("/")
-    if "images" in parts:
-        parts = parts[len(parts) - parts[::-1].index("images") :]
-    if is_image_name(parts[-1]):
-        parts[-1] = parts[-1].rpartition(".")[0]
-    return "/".join(parts)
-
-
 def corners(xywh) -> list[float]:
     """x, y, w, h -> x1, y1, x2, y2 with x2 = x + w."""
     x, y, w, h = xywh
@@ -174,10 +158,10 @@ def corners(xywh) -> list[float]:
 
 
 def merge(paths: Iterable[Path], read: Callable[[Path], BoxTable]) -> BoxTable:
-    """The tables of all files in one. Raises UserError when two list the same frame."""
+    """The tables of all files in one, by frame key. Raises UserError when two list the same frame."""
     table: BoxTable = {}
     for path in paths:
-        found = read(path)
+        found = by_frame_key(read(path))
         twice = table.keys() & found.keys()
         if twice:
             raise UserError(f"{path} lists {min(twice)}, which another file lists too; keep one of the two")
@@ -192,34 +176,3 @@ def read_voc(path: Path) -> list[list[float]]:
         return [[float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")] for box in found]
     except (ElementTree.ParseError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no Pascal VOC annotation ({error}); correct it or take it away") from None
-
-
-def read_coco(path: Path) -> BoxTable:
-    """The boxes of a COCO file; nothing when it is a json of another kind."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-            return {}
-        keys = {image["id"]: frame_key(image["file_name"]) for image in content["images"]}
-        table: BoxTable = {key: [] for key in keys.values()}
-        for annotation in content["annotations"]:
-            table[keys[annotation["image_id"]]].append(corners(annotation["bbox"]))
-        return table
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no COCO annotation ({error}); correct it or take it away") from None
-
-
-def read_txt_list(path: Path) -> BoxTable:
-    """The boxes of a list `path x1,y1,x2,y2,class ...`; nothing when the text is not one or has no box."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines or not FRAME_LINE.fullmatch(lines[0]):
-        return {}
-    table: BoxTable = {}
-    for line in lines:
-        entry = FRAME_LINE.fullmatch(line)
-        if entry is None:
-            raise UserError(f"{path}: the line {line!r} is not path x1,y1,x2,y2,class ...; correct it")
-        boxes = [[float(value) for value in box.split(",")[:4]] for box in entry["boxes"].split()]
-        table.setdefault(frame_key(entry["path"]), []).extend(boxes)
-    return table if any(table.values()) else {}

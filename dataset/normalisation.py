@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import cv2
 import numpy as np
 
 from dataset.frames import SequenceFrames
@@ -28,12 +29,20 @@ class Normalisation:
 
         With a mean and std per channel, the channels come first: [C, ...].
         """
-        if pixels.dtype != np.uint8:
-            gray = gray_values(pixels)
-            values = [self._values(gray, mean, std) for mean, std in self._channels]
+        if pixels.dtype == np.uint8:
+            values = self._looked_up(np.ascontiguousarray(pixels))
         else:
-            values = [table[pixels] for table in self._tables]
-        return np.stack(values) if isinstance(self.mean, tuple) else values[0]
+            gray = gray_values(pixels)
+            values = np.stack([self._values(gray, mean, std) for mean, std in self._channels])
+        return values if isinstance(self.mean, tuple) else values[0]
+
+    def _looked_up(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 pixels [...] to [C, ...] by tables; OpenCV's look-up is many times faster than NumPy's."""
+        values = np.empty((len(self._tables), *pixels.shape), np.float32)
+        rows = (-1, pixels.shape[-1])
+        for table, out in zip(self._tables, values, strict=True):
+            cv2.LUT(pixels.reshape(rows), table, dst=out.reshape(rows))
+        return values
 
     @property
     def _channels(self) -> list[tuple[float, float]]:

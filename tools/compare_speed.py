@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import speed_deeppro  # noqa: E402
 import speed_rprnet  # noqa: E402
+import speed_stmenet  # noqa: E402
 
 from benchmark import peak_mebibytes  # noqa: E402
 from utils.device import keep_freed_memory, processor_name  # noqa: E402
@@ -28,7 +29,7 @@ from utils.files import write_json  # noqa: E402
 
 # IN_TURNS of a module: functions of "naive" or "ours" that return (seconds, values to compare). TOGETHER:
 # functions of the number of rounds that compare the outputs and return the seconds of each side.
-MODELS = {"DeepPro": speed_deeppro, "RPRNet": speed_rprnet}
+MODELS = {"DeepPro": speed_deeppro, "RPRNet": speed_rprnet, "STMENet": speed_stmenet}
 RATIOS = {
     "ratio": ("naive", "ours"),
     "ratio, our allocator on both sides": ("naive, our allocator", "ours"),

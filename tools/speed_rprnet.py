@@ -123,12 +123,14 @@ def write_sequence(folder: Path, frames: int, size: int) -> SequenceSet:
     return SequenceSet("Noise", folder, "train", (sequence,))
 
 
-def letterboxed_as_published(image: Image.Image, padding: int | tuple[int, ...]) -> Image.Image:
-    scale = min(SIDE / image.width, SIDE / image.height)
+def letterboxed_as_published(
+    image: Image.Image, padding: int | tuple[int, ...], side: int = SIDE
+) -> Image.Image:
+    scale = min(side / image.width, side / image.height)
     width, height = int(image.width * scale), int(image.height * scale)
-    square = Image.new(image.mode, (SIDE, SIDE), padding)
+    square = Image.new(image.mode, (side, side), padding)
     square.paste(
-        image.resize((width, height), Image.Resampling.BICUBIC), ((SIDE - width) // 2, (SIDE - height) // 2)
+        image.resize((width, height), Image.Resampling.BICUBIC), ((side - width) // 2, (side - height) // 2)
     )
     return square
 

@@ -1,0 +1,150 @@
+"""DAUB, ITSDT-15K and IRDST as SSTNet, STMENet and SMFNet (UESTC) lay them out: frames and lists of boxes.
+
+    images/train/data5/0.bmp            DAUB
+    images/1/0.bmp                      ITSDT-15K, IRDST
+    coco_train_DAUB.txt                 a list: any *.txt with boxes that has "train" in its name; for the
+                                        test split coco_val_DAUB.txt, any with "val" or "test"
+    json/DAUB_instances_test2017.json   the same as COCO json, which is read where no txt list is found
+
+Lists lie beside images/, in json/ or in annotations/. The paths in them count from their last images/ on: the
+published ones begin on other machines. The published "val" lists are the test sets, on which SSTNet, STMENet
+and SMFNet choose their checkpoints as well. No mean and std are published.
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dataset.annotations import BoxTable, by_frame_key, read_coco, read_txt_list
+from dataset.layout import SHIPPED_LISTS, find_root, list_images, listed_folder, natural_key, require_layout
+from dataset.sequence import Sequence, SequenceSet
+from utils.errors import UserError
+from utils.registry import register_dataset
+
+LIST_FOLDERS = (".", "json", "annotations")
+LIST_WORDS = {"train": ("train",), "test": ("val", "test")}
+PUBLISHED_LISTS = {
+    "DAUB": {"train": "DAUB/uestc_train.csv", "test": "DAUB/uestc_val.csv"},
+    "ITSDT-15K": {"train": "ITSDT-15K/uestc_train.csv", "test": "ITSDT-15K/uestc_val.csv"},
+    "IRDST": {"train": "IRDST/real_uestc_train.csv", "test": "IRDST/real_uestc_val.csv"},
+}
+
+
+@register_dataset("DAUB")
+def daub(root: Path, split: str) -> SequenceSet:
+    """DAUB (Hui et al., Science Data Bank): 256x256, one box of about 8x8 in every frame.
+
+    Published: 10 training sequences with 8982 frames and boxes, 7 test sequences with 4795.
+    Raises UserError when the list or something that it names is missing.
+    """
+    return index_boxes("DAUB", find_root(root, "DAUB"), split)
+
+
+@register_dataset("ITSDT-15K")
+def itsdt_15k(root: Path, split: str) -> SequenceSet:
+    """ITSDT-15K (Fu et al., Science Data Bank): 640x480, up to 8 boxes in a frame, the median is 19x11.
+
+    Published: 40 training sequences with 10000 frames and 37686 boxes (69 frames without one), 20 test
+    sequences with 5000 and 23151.
+    Raises UserError when the list or something that it names is missing.
+    """
+    return index_boxes("ITSDT-15K", find_root(root, "ITSDT-15K", "ITSDT"), split)
+
+
+@register_dataset("IRDST", aliases=("IRDST-real",))
+def irdst(root: Path, split: str) -> SequenceSet:
+    """The real part of IRDST (Sun et al., RDIAN, TGRS 2023): 1 or 2 boxes in a frame, the median is 7x7.
+
+    Published: 42 training sequences (odd numbers) with 20398 frames and 21038 boxes, 43 test sequences (even)
+    with 20258 and 20763.
+    Raises UserError when the list or something that it names is missing.
+    """
+    return index_boxes("IRDST", find_root(root, "IRDST", "IRDST-real"), split)
+
+
+def index_boxes(name: str, root: Path, split: str) -> SequenceSet:
+    """The sequences that the split's list in `root` names, with its boxes."""
+    require_layout((root / "images").is_dir(), name, root, "images/ with a list of boxes beside it")
+    path, boxes = find_list(root, split)
+    places: dict[str, BoxTable] = {}
+    for key, rows in boxes.items():
+        place, _, stem = key.rpartition("/")
+        places.setdefault(place, {})[stem] = rows
+    notes: list[str] = []
+    sequences = tuple(index_place(root, place, frames, path, notes) for place, frames in places.items())
+    note_unlike_published(name, split, path, sequences, notes)
+    return SequenceSet(name, root, split, sequences, notes=tuple(notes))
+
+
+def find_list(root: Path, split: str) -> tuple[Path, BoxTable]:
+    """The list of the split and its rows by frame key; a txt list before a COCO json.
+
+    Raises UserError when there is none or more than one.
+    """
+    forms: dict[str, Callable[[Path], BoxTable]] = {".txt": read_txt_list, ".json": read_coco}
+    for suffix, read in forms.items():
+        found = {path: table for path in files_of(root, split, suffix) if (table := read(path))}
+        if len(found) > 1:
+            first, second, *_ = found
+            raise UserError(f"both {first} and {second} list the {split} split; keep one of them")
+        if found:
+            path, table = found.popitem()
+            return path, by_frame_key(table)
+    words = " or ".join(f"*{word}*{suffix}" for suffix in forms for word in LIST_WORDS[split])
+    raise UserError(
+        f"there is no list of boxes of the {split} split in {root}: looked for {words} there, in json/ "
+        "and in annotations/; copy the published list there or write one with tools/convert_annotations.py"
+    )
+
+
+def files_of(root: Path, split: str, suffix: str) -> list[Path]:
+    """The files with this suffix whose names have a word of this split and none of the other."""
+
+    def has_word(name: str, part: str) -> bool:
+        return any(word in name for word in LIST_WORDS[part])
+
+    other = {"train": "test", "test": "train"}[split]
+    paths = [path for folder in LIST_FOLDERS for path in sorted((root / folder).glob(f"*{suffix}"))]
+    names = [path.stem.casefold() for path in paths]
+    return [
+        path
+        for path, name in zip(paths, names, strict=True)
+        if has_word(name, split) and not has_word(name, other)
+    ]
+
+
+def index_place(root: Path, place: str, listed: BoxTable, path: Path, notes: list[str]) -> Sequence:
+    """The sequence in `images`/`place`, of the frames that `path` lists with their rows.
+
+    A frame that is not listed may hold a target, so it is left out, with a note.
+    """
+    frames = list_images(listed_folder(root, "images", *place.split("/")))
+    kept = tuple(frame for frame in frames if frame.stem in listed)
+    if len(kept) < len(listed):
+        missing = listed.keys() - {frame.stem for frame in kept}
+        raise UserError(
+            f"{path} lists {len(missing)} frames of {frames[0].parent} that are not there, such as "
+            f"{min(missing, key=natural_key)}; complete the data set or cut the list"
+        )
+    if len(kept) < len(frames):
+        notes.append(
+            f"{len(frames) - len(kept)} frames of {frames[0].parent} are not in {path} and are left out"
+        )
+    boxes = (np.array(listed[frame.stem], dtype=float).reshape(-1, 5)[:, :4] for frame in kept)
+    return Sequence(place, kept, boxes=tuple(boxes))
+
+
+def note_unlike_published(
+    name: str, split: str, path: Path, sequences: tuple[Sequence, ...], notes: list[str]
+) -> None:
+    """Note when the list names other frames than the published one."""
+    with (SHIPPED_LISTS / PUBLISHED_LISTS[name][split]).open(newline="", encoding="utf-8") as file:
+        published = {row["sequence"]: int(row["frames"]) for row in csv.DictReader(file)}
+    found = {sequence.name: len(sequence) for sequence in sequences}
+    if found != published:
+        notes.append(
+            f"{path} names {sum(found.values())} frames of {len(found)} sequences, the published list "
+            f"{sum(published.values())} of {len(published)}"
+        )
