@@ -147,9 +147,44 @@ class KeyFrameBoxClips(KeyFrameClips):
     def with_target(
         self, images: np.ndarray, frames: SequenceFrames, place: int, draw: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        boxes = frames.input_boxes(place, self.spec.labels)
+        boxes, spec = frames.input_boxes(place, self.spec.labels), self.spec
+        if spec.flips:
+            images, boxes = flipped(images, boxes, *(draw.random(2) < 0.5))
+        if spec.crop:
+            images, boxes = cropped(images, boxes, spec.crop, spec.target_crops, draw)
         sides = boxes[:, 2:] - boxes[:, :2]
         return images, np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((len(boxes), 1))])
+
+
+def flipped(images: np.ndarray, boxes: np.ndarray, across: bool, down: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Frames [..., H, W] and boxes [N, 4] mirrored left to right, top to bottom, or both."""
+    height, width = images.shape[-2:]
+    x1, y1, x2, y2 = boxes.T
+    if across:
+        images, (x1, x2) = images[..., ::-1], (width - x2, width - x1)
+    if down:
+        images, (y1, y2) = images[..., ::-1, :], (height - y2, height - y1)
+    return np.ascontiguousarray(images), np.stack([x1, y1, x2, y2], axis=1)
+
+
+def cropped(
+    images: np.ndarray, boxes: np.ndarray, side: int, target_crops: float, draw: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square of frames [..., H, W], with the boxes [N, 4] whose centres are in it, cut at its border.
+
+    With the chance `target_crops` a target lies somewhere in it.
+    """
+    limits = np.array(images.shape[:-3:-1]) - side  # of the corner's x and y
+    low, high = np.zeros(2, int), limits
+    if len(boxes) and draw.random() < target_crops:
+        x1, y1, x2, y2 = boxes[draw.integers(len(boxes))]
+        low = np.clip(np.ceil([x2 - side, y2 - side]).astype(int), 0, limits)
+        high = np.clip(np.floor([x1, y1]).astype(int), low, limits)
+    left, top = draw.integers(low, high + 1).tolist()
+    boxes = boxes - (left, top, left, top)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres >= 0) & (centres < side)).all(1)
+    return images[..., top : top + side, left : left + side], boxes[inside].clip(0, side)
 
 
 def training_clips(

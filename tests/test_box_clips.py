@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from dataset import Sequence, SequenceSet
 from dataset.clips import EpochBatches, collate, training_clips
 from dataset.video import TestVideo
+from utils.boxes import component_boxes
 from utils.errors import UserError
 from utils.geometry import Letterbox
 from utils.recipe import ClipSpec
@@ -141,6 +142,61 @@ def test_points_cannot_train_a_box_model(data):
 def test_recipes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         spec(**changes)
+
+
+# ---------------------------------------------------------------- crops and flips
+
+
+def square_of_targets(folder: Path) -> SequenceSet:
+    """Frames of 64x64 in which exactly the boxes are white."""
+    boxes = np.array([[5, 9, 11, 14], [40, 30, 44, 37], [58, 2, 64, 6]], float)
+    pixels = np.zeros((64, 64), np.uint8)
+    for x1, y1, x2, y2 in boxes.astype(int):
+        pixels[y1:y2, x1:x2] = 255
+    Image.fromarray(pixels).save(folder / "0.bmp")
+    sequence = Sequence("a", (folder / "0.bmp",) * 3, boxes=(boxes,) * 3)
+    return SequenceSet("Squares", folder, "train", (sequence,))
+
+
+def white_boxes(clip: torch.Tensor) -> list[list[float]]:
+    """The white components of the key frame as rows of a target."""
+    boxes = component_boxes(clip[0, -1].numpy() > 0)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((len(boxes), 1))])
+
+
+@pytest.mark.parametrize(("crop", "flips"), [(None, True), (32, False), (32, True)])
+def test_boxes_go_with_crops_and_flips(tmp_path, crop, flips):
+    exact = {"gray_scale": 1.0, "mean": (100.0,) * 3, "std": (1.0,) * 3, "labels": "float"}
+    one = spec(letterbox=64, crop=crop, flips=flips, **exact)
+    clips = training_clips(square_of_targets(tmp_path), one, 1.0, seed=3)
+    seen, with_target = set(), 0
+    for epoch in range(30):
+        item = clips[epoch, 0]
+        side = crop or 64
+        assert item["clip"].shape == (3, 5, side, side)
+        white = white_boxes(item["clip"])
+        target = item["target"].numpy()
+        # A box at the border may be cut to a white rest whose target lies outside.
+        whole = white[
+            (white[:, :2] - white[:, 2:4] / 2 > 0).all(1) & (white[:, :2] + white[:, 2:4] / 2 < side).all(1)
+        ]
+        for row in whole:
+            assert (np.abs(target - row) < 1e-5).all(1).any()
+        for row in target:
+            assert (np.abs(white - row) < 1e-5).all(1).any()
+        seen.add(tuple(np.round(rows(target)[:, :2].ravel(), 3)))
+        with_target += bool(len(target))
+        assert torch.equal(clips[epoch, 0]["clip"], item["clip"])
+    assert len(seen) > 3
+    assert with_target == 30 if crop is None else with_target > 20
+
+
+def test_crops_are_of_box_models_and_fit_the_letterbox():
+    with pytest.raises(UserError, match="clip.crop is 100, larger than clip.letterbox, 96"):
+        spec(crop=100)
+    with pytest.raises(UserError, match="clip.crop and clip.flips are of box models"):
+        spec(crop=32, target="masks")
 
 
 # ---------------------------------------------------------------- boxes back to the frame

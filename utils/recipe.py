@@ -26,6 +26,8 @@ class ClipSpec:
     letterbox: int | None = None  # side of the square that whole frames are fitted into, on gray 128
     patch: int | None = None  # side of the square training crop; None: whole frames
     target_crops: float = 0.75  # chance that a crop is placed around a target
+    crop: int | None = None  # side of the square that training cuts out of the letterbox, with its boxes
+    flips: bool = False  # training mirrors frames and boxes, each axis with chance 1/2
     train_resize: tuple[int, int] | None = None  # (height, width) of training frames and masks
     test_resize: tuple[int, int] | None = None  # the same at test; predictions return to the original size
     mask_resize: str = "bicubic"  # how masks are resized: "bicubic" (published: masks grow) or "nearest"
@@ -54,6 +56,14 @@ class ClipSpec:
             raise UserError(
                 "recipe key clip.target=boxes goes with one key frame and whole frames: set clip.key to its "
                 "place in the clip and clip.letterbox to a multiple of 32"
+            )
+        if (self.crop or self.flips) and self.target != "boxes":
+            raise UserError(
+                "recipe keys clip.crop and clip.flips are of box models; use clip.patch for masks"
+            )
+        if self.crop and self.crop > self.letterbox:
+            raise UserError(
+                f"recipe key clip.crop is {self.crop}, larger than clip.letterbox, {self.letterbox}; lower it"
             )
         if isinstance(self.mean, tuple) != isinstance(self.std, tuple):
             raise UserError("recipe keys clip.mean and clip.std are one number each, or both one per channel")
@@ -153,8 +163,8 @@ CHOICES = {
     "clip.labels": ("float", "published"),
     "clip.box_restore": ("exact", "published"),
 }
-AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", "batch_size", "step_size")
-AT_LEAST_ONE += ("warmup_epochs",)
+AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", "clip.crop", "batch_size")
+AT_LEAST_ONE += ("step_size", "warmup_epochs")
 POSITIVE = ("sample_rate", "learning_rate", "clip.std", "clip.gray_scale")
 NOT_NEGATIVE = ("epochs", "match", "exclude", "seed", "weight_decay", "momentum", "min_learning_rate")
 NOT_NEGATIVE += ("freeze_epochs", "ema")
