@@ -14,35 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.layers.conv_norm import ConvNorm
 from model.layers.deformable3d import DeformableConv3d, interpolate_rows
 from utils.errors import UserError
 from utils.registry import register_model
 
 # ---------------------------------------------------------------- spatio-temporal refinement
-
-
-def convolve(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """conv(x), but with another weight and bias."""
-    if isinstance(conv, DeformableConv3d):
-        return conv.convolve(x, weight, bias)
-    function = F.conv3d if isinstance(conv, nn.Conv3d) else F.conv2d
-    return function(x, weight, bias, conv.stride, conv.padding)
-
-
-class ConvNorm(nn.Module):
-    """A convolution without bias and its batch norm; in eval one convolution."""
-
-    def __init__(self, conv: nn.Module, norm: nn.Module):
-        super().__init__()
-        self.conv, self.norm = conv, norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv, norm = self.conv, self.norm
-        if self.training:
-            return norm(conv(x))
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        weight = conv.weight * scale.view(-1, *[1] * (conv.weight.ndim - 1))
-        return convolve(conv, x, weight, norm.bias - norm.running_mean * scale)
 
 
 def conv_norm(inputs: int, outputs: int, size: int = 3) -> ConvNorm:
