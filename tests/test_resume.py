@@ -295,3 +295,28 @@ def test_rprnet_killed_in_an_epoch_goes_on_to_the_same_bits(run_python, train_wi
     assert_same(last(folder), last(whole))
     assert record_of(folder) == record_of(whole)
     assert last(whole)["progress"]["steps"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["STMENet", "SSTNet"])
+def test_a_box_model_killed_in_an_epoch_goes_on_to_the_same_bits(
+    model, run_python, train_with, tiny_data, tmp_path
+):
+    """The published recipe, with its averaged weights; crops and flips are drawn, so is the dropout."""
+    names = ("--model_names", model, "--patch_size", 64, "--epochs", 2, "--sample_rate", 0.2)
+    draws = ("--set", "clip.crop=32", "--set", "clip.flips=True", "--num_workers", 0, "--save_every", 1)
+    flags = (*names, *draws, "--dataset_dir", tiny_data, "--device", "cpu")
+    done = run_python("train.py", *flags, "--log_dir", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    killed = train_with(AT_A_BATCH.format(KILL), 5, *flags, "--log_dir", tmp_path / "killed")
+    assert killed.returncode == -signal.SIGKILL
+    whole, folder = (next((tmp_path / name / "Synthetic" / model).iterdir()) for name in ("whole", "killed"))
+    assert last(folder)["progress"]["steps"] == 4
+    assert not same_weights(last(folder)["weights"], last(folder)["trained_weights"])
+    resumed(run_python, folder, flags)
+    assert_same(last(folder), last(whole))
+    assert record_of(folder) == record_of(whole)
+
+
+def same_weights(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in one)
