@@ -103,7 +103,7 @@ class WindowClips(TrainingClips):
 class KeyFrameClips(TrainingClips):
     """The frames around a key frame, which alone the model predicts: "target" is [1, h, w].
 
-    Each frame of each sequence is a key frame once per epoch, or a drawn share `sample_rate` of them. Which
+    Each frame of each sequence is a key frame `sample_rate` times per epoch; below 1 a share is drawn. Which
     frames make up its clip is told in `utils.windows.key_frame_clip`.
     """
 
@@ -116,7 +116,7 @@ class KeyFrameClips(TrainingClips):
         epoch, index = key
         if len(self) < len(self.candidates):
             index = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.candidates))[index])
-        number, place = self.candidates[index]
+        number, place = self.candidates[index % len(self.candidates)]
         frames = self.frames[number]
         chosen = key_frame_clip(self.numbers[number], place, self.spec.frames, self.spec.key)
         images = self.normalised(number, frames.pixels(chosen))

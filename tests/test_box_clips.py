@@ -192,6 +192,15 @@ def test_boxes_go_with_crops_and_flips(tmp_path, crop, flips):
     assert with_target == 30 if crop is None else with_target > 20
 
 
+def test_a_rate_above_one_cuts_each_frame_several_times(tmp_path):
+    clips = training_clips(square_of_targets(tmp_path), spec(letterbox=64, crop=32), 4.0)
+    assert len(clips) == 12
+    names = [clips[0, index]["name"] for index in range(12)]
+    assert names == ["a[0]", "a[1]", "a[2]"] * 4
+    cuts = {tuple(clips[0, index]["clip"].flatten().tolist()) for index in (0, 3, 6, 9)}
+    assert len(cuts) > 1
+
+
 def test_crops_are_of_box_models_and_fit_the_letterbox():
     with pytest.raises(UserError, match="clip.crop is 100, larger than clip.letterbox, 96"):
         spec(crop=100)
