@@ -66,7 +66,7 @@ def count_multiply_adds(name: str, recipe: Recipe, size: tuple[int, int]) -> flo
         model = create_model(name, **recipe.model).train()
         clip = torch.empty(1, recipe.clip.channels, recipe.clip.frames, *size)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with counter:
         model(clip)
     return counter.get_total_flops() / 2 / predicted_frames(recipe)
 
