@@ -78,7 +78,7 @@ class SelfRefining(nn.Module):
         x = F.gelu(self.conv(x))
         x = enlarge(self.gate(x) * x, factor)
         near = self.square(x)
-        return self.conv(near + sum(cross(near) for cross in self.crosses)) * x
+        return self.conv(sum((cross(near) for cross in self.crosses), start=near)) * x
 
 
 class MixingConv(nn.Conv2d):
@@ -93,12 +93,11 @@ class MixingConv(nn.Conv2d):
     def convolve(self, x: tuple[Tensor, Tensor, nn.Conv2d], weight: Tensor, bias: Tensor | None) -> Tensor:
         spatial, refined, last = x
         of_spatial, of_refined = weight.split([spatial.shape[1], refined.shape[1]], dim=1)
-        of_refined = of_refined.flatten(1)
+        of_refined = of_refined.flatten(1)  # [O, C]
         shift = of_refined @ last.bias
-        product = (of_refined @ last.weight.flatten(1))[:, :, None, None]
-        return F.conv2d(spatial, of_spatial, shift if bias is None else bias + shift) + F.conv2d(
-            refined, product
-        )
+        of_product = (of_refined @ last.weight.flatten(1))[:, :, None, None]
+        out = F.conv2d(spatial, of_spatial, shift if bias is None else bias + shift)
+        return out.add_(F.conv2d(refined, of_product))
 
 
 class CSAM(nn.Module):
@@ -193,7 +192,7 @@ class CSPFusion(nn.Module):
 
 
 def top_down_fusion(kind: str) -> nn.Module:
-    """ "plain", "bottleneck" or "csp"."""
+    """The fusion that is called "plain", "bottleneck" or "csp"."""
     if kind == "csp":
         return CSPFusion()
     if kind == "plain":
@@ -281,7 +280,6 @@ class Stream:
         self.network = folded_copy(network)
         self.maps: dict[tuple, Tensor] = {}  # (place before, place, place after) -> [1, 24, H/4, W/4]
 
-    @torch.no_grad()
     def __call__(self, clip: Tensor, places: Sequence[int]) -> dict[str, list[Tensor]]:
         """clip: [1, 3, 5, H, W]; places: the number that each of its frames has in the video, in any order.
 

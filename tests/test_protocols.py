@@ -202,7 +202,9 @@ def test_rprnet_from_files_to_both_protocols_side_by_side(tiny_data, tmp_path, c
     assert [(row["protocol"], row["targets by"]) for row in rows] == kinds
     for row, score in zip(rows, scores, strict=True):
         assert float(row["Pd %"]) == pytest.approx(100 * score["groups"]["all"]["pd"])
-        assert float(row["AUC"] or "nan") == pytest.approx(score["groups"]["all"]["auc"] or np.nan, nan_ok=True)
+        assert float(row["AUC"] or "nan") == pytest.approx(
+            score["groups"]["all"]["auc"] or np.nan, nan_ok=True
+        )
         assert row["rule"] == score["rule"]
     for protocol, rule in kinds[:3]:  # components of one threshold have no curve
         assert Image.open(tested / f"roc_{protocol}_{rule}.png").size[0] > 100

@@ -257,6 +257,13 @@ def test_boxes_of_different_classes_do_not_suppress_each_other():
     assert none.shape == (0, 5)
 
 
+def test_a_score_at_the_threshold_is_enough(plain):
+    head = torch.from_numpy(plain.stored["raw"]) * float(plain.stored["loss_scale"])
+    (boxes,) = decode_boxes(head, 0.0, 1.0)
+    (chosen,) = decode_boxes(head, boxes[20, 4].item(), 1.0)
+    assert torch.equal(chosen, boxes[:21])
+
+
 # ---------------------------------------------------------------- against the naive modules
 
 
@@ -372,6 +379,19 @@ def test_gamma_is_looked_at_once(plain, monkeypatch):
         for _ in range(3):
             model(x)
     assert len(looks) == 3  # one each
+
+
+def test_dropout_is_a_tenth_of_the_encodings_in_training_alone():
+    model, x = create_model("STMENet"), random_clip(1, 3, 5, 64, 64)
+    seen = []
+    model.encoder1.dropout.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out)))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.train()(x), model.eval()(x)
+    (before, trained), (same, evaluated) = seen
+    dropped = trained.eq(0) & before.ne(0)
+    assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.02)  # of 8192
+    assert torch.equal(same, evaluated)
 
 
 # ---------------------------------------------------------------- building and importing

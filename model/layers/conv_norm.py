@@ -44,7 +44,7 @@ def convolve(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) ->
 def folded_copy(network: nn.Module) -> nn.Module:
     """A copy for eval alone, whose batch norms are folded once; it does not follow the network's weights."""
     with torch.inference_mode(False):  # inference tensors lack the version counter that some layers read
-        network = copy.deepcopy(network).eval().requires_grad_(False)
+        network = copy.deepcopy(network).eval()
         for module in network.modules():
             if isinstance(module, ConvNorm):
                 module.conv.weight, module.conv.bias = map(nn.Parameter, module.folded())
