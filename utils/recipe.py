@@ -28,6 +28,7 @@ class ClipSpec:
     target_crops: float = 0.75  # chance that a crop is placed around a target
     crop: int | None = None  # side of the square that training cuts out of the letterbox, with its boxes
     flips: bool = False  # training mirrors frames and boxes, each axis with chance 1/2
+    gain: float = 0.0  # training multiplies the gray values of a clip by 1 - gain .. 1 + gain; at most 255
     train_resize: tuple[int, int] | None = None  # (height, width) of training frames and masks
     test_resize: tuple[int, int] | None = None  # the same at test; predictions return to the original size
     mask_resize: str = "bicubic"  # how masks are resized: "bicubic" (published: masks grow) or "nearest"
@@ -57,9 +58,9 @@ class ClipSpec:
                 "recipe key clip.target=boxes goes with one key frame and whole frames: set clip.key to its "
                 "place in the clip and clip.letterbox to a multiple of 32"
             )
-        if (self.crop or self.flips) and self.target != "boxes":
+        if (self.crop or self.flips or self.gain) and self.target != "boxes":
             raise UserError(
-                "recipe keys clip.crop and clip.flips are of box models; use clip.patch for masks"
+                "recipe keys clip.crop, clip.flips and clip.gain are of box models; use clip.patch for masks"
             )
         if self.crop and self.crop > self.letterbox:
             raise UserError(
@@ -167,7 +168,7 @@ AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", 
 AT_LEAST_ONE += ("step_size", "warmup_epochs")
 POSITIVE = ("sample_rate", "learning_rate", "clip.std", "clip.gray_scale")
 NOT_NEGATIVE = ("epochs", "match", "exclude", "seed", "weight_decay", "momentum", "min_learning_rate")
-NOT_NEGATIVE += ("freeze_epochs", "ema")
+NOT_NEGATIVE += ("freeze_epochs", "ema", "clip.gain")
 
 
 def resolve_recipe(model_recipe: dict[str, Any], dataset: str, typed: dict[str, Any]) -> Recipe:
