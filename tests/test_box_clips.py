@@ -192,6 +192,22 @@ def test_boxes_go_with_crops_and_flips(tmp_path, crop, flips):
     assert with_target == 30 if crop is None else with_target > 20
 
 
+def test_a_gain_is_one_for_a_clip_and_stops_at_white(tmp_path):
+    exact = {"gray_scale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    draw = np.random.default_rng(0)
+    Image.fromarray(draw.integers(0, 256, (64, 64)).astype(np.uint8)).save(tmp_path / "0.bmp")
+    sequence = Sequence("a", (tmp_path / "0.bmp",) * 5, boxes=(np.array([[5.0, 5, 9, 9]]),) * 5)
+    data = SequenceSet("Noise", tmp_path, "train", (sequence,))
+    plain = training_clips(data, spec(letterbox=64, **exact), 1.0)[0, 0]["clip"]
+    clips = training_clips(data, spec(letterbox=64, gain=0.4, **exact), 1.0)
+    dark, gains = plain < 150, []
+    for epoch in range(20):
+        clip = clips[epoch, 0]["clip"]
+        gains.append((clip[dark].sum() / plain[dark].sum()).item())
+        assert (clip - (plain * gains[-1]).clamp(max=255)).abs().max() < 1
+    assert 0.6 <= min(gains) < 0.75 and 1.25 < max(gains) <= 1.4
+
+
 def test_a_rate_above_one_cuts_each_frame_several_times(tmp_path):
     clips = training_clips(square_of_targets(tmp_path), spec(letterbox=64, crop=32), 4.0)
     assert len(clips) == 12
@@ -204,7 +220,7 @@ def test_a_rate_above_one_cuts_each_frame_several_times(tmp_path):
 def test_crops_are_of_box_models_and_fit_the_letterbox():
     with pytest.raises(UserError, match="clip.crop is 100, larger than clip.letterbox, 96"):
         spec(crop=100)
-    with pytest.raises(UserError, match="clip.crop and clip.flips are of box models"):
+    with pytest.raises(UserError, match="clip.crop, clip.flips and clip.gain are of box models"):
         spec(crop=32, target="masks")
 
 
