@@ -151,7 +151,7 @@ class KeyFrameBoxClips(KeyFrameClips):
         if spec.flips:
             images, boxes = flipped(images, boxes, *(draw.random(2) < 0.5))
         if spec.crop:
-            images, boxes = cropped(images, boxes, spec.crop, spec.target_crops, draw)
+            images, boxes = cropped(images, boxes, spec, draw)
         sides = boxes[:, 2:] - boxes[:, :2]
         return images, np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((len(boxes), 1))])
 
@@ -179,23 +179,31 @@ def flipped(images: np.ndarray, boxes: np.ndarray, across: bool, down: bool) -> 
 
 
 def cropped(
-    images: np.ndarray, boxes: np.ndarray, side: int, target_crops: float, draw: np.random.Generator
+    images: np.ndarray, boxes: np.ndarray, spec: ClipSpec, draw: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A square of frames [..., H, W], with the boxes [N, 4] whose centres are in it, cut at its border.
+    """A square of frames [..., T, H, W], with the boxes [N, 4] of the key frame whose centres are in it.
 
-    With the chance `target_crops` a target lies somewhere in it.
+    Boxes are cut at its border. With the chance `spec.target_crops` a target lies somewhere in it. With
+    `spec.drift`, the square has another place in each frame, and moves evenly to that in the key frame.
     """
+    side = spec.crop
     limits = np.array(images.shape[:-3:-1]) - side  # of the corner's x and y
     low, high = np.zeros(2, int), limits
-    if len(boxes) and draw.random() < target_crops:
+    if len(boxes) and draw.random() < spec.target_crops:
         x1, y1, x2, y2 = boxes[draw.integers(len(boxes))]
         low = np.clip(np.ceil([x2 - side, y2 - side]).astype(int), 0, limits)
         high = np.clip(np.floor([x1, y1]).astype(int), low, limits)
-    left, top = draw.integers(low, high + 1).tolist()
-    boxes = boxes - (left, top, left, top)
+    corner = draw.integers(low, high + 1)
+    steps = np.arange(images.shape[-3])[:, None] - spec.key
+    drift = draw.uniform(-spec.drift, spec.drift, 2) if spec.drift else np.zeros(2)
+    corners = np.clip(np.rint(corner + steps * drift).astype(int), 0, limits)
+    squares = [
+        images[..., t, top : top + side, left : left + side] for t, (left, top) in enumerate(corners.tolist())
+    ]
+    boxes = boxes - np.tile(corner, 2)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     inside = ((centres >= 0) & (centres < side)).all(1)
-    return images[..., top : top + side, left : left + side], boxes[inside].clip(0, side)
+    return np.stack(squares, axis=-3), boxes[inside].clip(0, side)
 
 
 def training_clips(

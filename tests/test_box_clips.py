@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from dataset import Sequence, SequenceSet
 from dataset.clips import EpochBatches, collate, training_clips
 from dataset.video import TestVideo
-from utils.boxes import component_boxes
+from utils.boxes import component_boxes, component_centroids
 from utils.errors import UserError
 from utils.geometry import Letterbox
 from utils.recipe import ClipSpec
@@ -192,6 +192,29 @@ def test_boxes_go_with_crops_and_flips(tmp_path, crop, flips):
     assert with_target == 30 if crop is None else with_target > 20
 
 
+def test_a_drift_moves_the_scene_evenly_and_leaves_the_key_frame_with_its_boxes(tmp_path):
+    exact = {"gray_scale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "labels": "float"}
+    white = np.zeros((64, 64), np.uint8)
+    white[30:34, 28:33] = 255
+    Image.fromarray(white).save(tmp_path / "0.bmp")
+    box = np.array([[28.0, 30, 33, 34]])
+    sequence = Sequence("a", (tmp_path / "0.bmp",) * 5, boxes=(box,) * 5)
+    data = SequenceSet("Still", tmp_path, "train", (sequence,))
+    drifting = spec(letterbox=64, crop=40, drift=4, target_crops=1.0, **exact)
+    clips, speeds = training_clips(data, drifting, 1.0), set()
+    for epoch in range(30):
+        item = clips[epoch, 4]
+        centres = [component_centroids(frame.numpy()) for frame in item["clip"][0]]
+        ((x, y, _, _, _),) = item["target"].tolist()
+        assert centres[4][0].tolist() == [y - 0.5, x - 0.5]
+        if all(len(c) == 1 for c in centres):
+            steps = np.diff(np.concatenate(centres), axis=0)
+            if np.ptp(steps, axis=0).max() <= 1:  # no frame at the border of the letterbox
+                assert np.abs(steps).max() <= 5
+                speeds.add(tuple(np.rint(steps.mean(0))))
+    assert len(speeds) > 5
+
+
 def test_a_gain_is_one_for_a_clip_and_stops_at_white(tmp_path):
     exact = {"gray_scale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
     draw = np.random.default_rng(0)
@@ -220,6 +243,8 @@ def test_a_rate_above_one_cuts_each_frame_several_times(tmp_path):
 def test_crops_are_of_box_models_and_fit_the_letterbox():
     with pytest.raises(UserError, match="clip.crop is 100, larger than clip.letterbox, 96"):
         spec(crop=100)
+    with pytest.raises(UserError, match="clip.drift moves the crop of clip.crop; set both"):
+        spec(drift=3)
     with pytest.raises(UserError, match="clip.crop, clip.flips and clip.gain are of box models"):
         spec(crop=32, target="masks")
 

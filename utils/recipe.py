@@ -28,6 +28,7 @@ class ClipSpec:
     target_crops: float = 0.75  # chance that a crop is placed around a target
     crop: int | None = None  # side of the square that training cuts out of the letterbox, with its boxes
     flips: bool = False  # training mirrors frames and boxes, each axis with chance 1/2
+    drift: int = 0  # training moves the crop evenly by up to so many pixels per frame, as a camera would
     gain: float = 0.0  # training multiplies the gray values of a clip by 1 - gain .. 1 + gain; at most 255
     train_resize: tuple[int, int] | None = None  # (height, width) of training frames and masks
     test_resize: tuple[int, int] | None = None  # the same at test; predictions return to the original size
@@ -62,6 +63,8 @@ class ClipSpec:
             raise UserError(
                 "recipe keys clip.crop, clip.flips and clip.gain are of box models; use clip.patch for masks"
             )
+        if self.drift and not self.crop:
+            raise UserError("recipe key clip.drift moves the crop of clip.crop; set both")
         if self.crop and self.crop > self.letterbox:
             raise UserError(
                 f"recipe key clip.crop is {self.crop}, larger than clip.letterbox, {self.letterbox}; lower it"
@@ -168,7 +171,7 @@ AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", 
 AT_LEAST_ONE += ("step_size", "warmup_epochs")
 POSITIVE = ("sample_rate", "learning_rate", "clip.std", "clip.gray_scale")
 NOT_NEGATIVE = ("epochs", "match", "exclude", "seed", "weight_decay", "momentum", "min_learning_rate")
-NOT_NEGATIVE += ("freeze_epochs", "ema", "clip.gain")
+NOT_NEGATIVE += ("freeze_epochs", "ema", "clip.gain", "clip.drift")
 
 
 def resolve_recipe(model_recipe: dict[str, Any], dataset: str, typed: dict[str, Any]) -> Recipe:
