@@ -1,4 +1,4 @@
-# `make demo`: from nothing to a trained, tested detector; `make demo-rprnet`: another.
+# `make demo`: from nothing to a trained, tested detector; `make demo-rprnet`: another; `make compare`: all.
 # `make test`: the tests. Each makes .venv first.
 PYTHON ?= python3
 RUN := .venv/bin/python
@@ -11,7 +11,7 @@ RPRNET_DATA := data/rprnet_demo/Synthetic
 RPRNET_TRAIN := --epochs 3 --patch_size 48 --learning_rate 5e-4 --num_workers 0 --set schedule=constant \
 	--set validation=holdout --set model.init=constructor --set loss_options.variant=clean
 
-.PHONY: demo demo-rprnet test test-slow lint clean
+.PHONY: demo demo-rprnet compare test test-slow lint clean
 
 .venv/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
@@ -38,8 +38,22 @@ demo-rprnet: .venv/ready $(RPRNET_DATA)/synthetic.json
 		--log_dir log/demo_rprnet --protocol published clean --save_overlays \
 		--checkpoint "$$(ls -d log/demo_rprnet/Synthetic/RPRNet/*/best.pth | tail -n 1)"
 
+# Every mask detector, trained as briefly: one epoch in which each frame, or window, comes up once.
+COMPARED := DeepPro DeepPro-Plus TSMSA ResUNet-DTUM ResUNet-RFR ACM DNANet RDIAN MSHNet
+COMPARE_TRAIN := --dataset_names Synthetic --dataset_dir data/rprnet_demo --log_dir log/compare --epochs 1 \
+	--sample_rate 1 --batch_size 2 --patch_size 48 --learning_rate 1e-3 --num_workers 0 --set schedule=constant \
+	--set validation=holdout --set clip.train_resize=None --set clip.test_resize=None
+
+compare: .venv/ready $(RPRNET_DATA)/synthetic.json
+	$(RUN) train.py --model_names $(COMPARED) $(COMPARE_TRAIN)
+	$(RUN) train.py --model_names RPRNet $(COMPARE_TRAIN) --set model.init=constructor \
+		--set loss_options.variant=clean
+	$(RUN) test.py --model_names $(COMPARED) RPRNet TopHat --dataset_names Synthetic \
+		--dataset_dir data/rprnet_demo --log_dir log/compare --protocol clean \
+		--checkpoint $$(for m in $(COMPARED) RPRNet; do ls -d log/compare/Synthetic/$$m/*/best.pth | tail -n 1; done)
+
 test: .venv/ready
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadscope
 
 test-slow: .venv/ready
 	$(RUN) -m pytest -m slow

@@ -13,6 +13,9 @@ from dataset.synthetic import write_dataset
 
 ROOT = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
