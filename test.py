@@ -15,7 +15,7 @@ from torch import nn
 
 from dataset import SequenceSet, create_dataset
 from dataset.video import TestVideo
-from metrics.papers import published_rows
+from metrics.papers import published_rows, read_papers
 from metrics.protocols import protocol_metrics
 from metrics.table import format_table
 from model import create_model
@@ -34,10 +34,12 @@ from utils.report import (
     Row,
     all_of,
     columns_of,
+    evaluated_rows,
     map_saver,
     overlay_saver,
     published_row,
     row,
+    with_footnotes,
     write_pr,
     write_roc,
 )
@@ -72,6 +74,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_switch(parser, "--save_predictions", "keep maps (also as 8-bit PNG) and boxes")
     text = "score what --save_predictions wrote, without a network"
     add("--predictions", nargs="+", type=Path, default=[], metavar="DIR", help=text)
+    text = "print what is published on a data set and what was measured here beside it, and end"
+    add("--paper_table", metavar="DATASET", help=text)
     add_switch(parser, "--save_overlays", "write contact sheets: targets, hits and false alarms")
     return parser.parse_args(argv)
 
@@ -293,8 +297,31 @@ def find_sets(args: argparse.Namespace, candidates: list[Candidate]) -> list[Seq
     return sets
 
 
+def paper_table(name: str, log_dir: Path) -> None:
+    """Print and write the published rows of a data set, each model's own evaluations below them.
+
+    Raises UserError where nothing is published.
+    """
+    published = [published_row(entry) for entry in published_rows(name)]
+    if not published:
+        known = ", ".join(sorted({entry["dataset"] for entry in read_papers()["rows"]}))
+        raise UserError(f"nothing is published on {name}; known: {known}")
+    own = evaluated_rows(log_dir, published[0]["data set"])
+    models = dict.fromkeys(r["model"] for r in published + own)
+    rows = [r for model in models for r in published + own if r["model"] == model]
+    folder = new_run_folder(log_dir, "tables")
+    write_table(folder / "table", rows)
+    short, notes = with_footnotes(rows)
+    print(format_table(short, columns_of(short), formats=FORMATS), end="")
+    print("\n".join(notes))
+    print(f"{len(own)} of these lines were measured here; in {folder}")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    if args.paper_table:
+        paper_table(args.paper_table, args.log_dir)
+        return
     candidates = find_candidates(args)
     sets = find_sets(args, candidates)
     for note in (note for data in sets for note in data.notes):

@@ -1,6 +1,7 @@
 """What a test leaves behind besides its counters: table rows, probability maps, contact sheets."""
 
 import io
+import json
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,41 @@ def published_row(entry: dict[str, Any]) -> Row:
     """A row of metrics/papers.json as a line of the same table."""
     percent = entry.get("pd_percent")
     values = {**entry, "pd": None if percent is None else percent / 100}
-    source = f"published: {entry['source']}"
+    note = f" ({entry['note']})" if entry.get("note") else ""
+    source = f"published: {entry['source']}{note}"
     names = (entry["dataset"], entry["group"], entry["model"], source)
     return row((*names, "published", entry["rule"]["metric"] or ""), values, entry["rule"]["text"])
+
+
+def evaluated_rows(log_dir: Path, dataset: str) -> list[Row]:
+    """What test.py has measured on a data set: the groups of the newest evaluation of each model and weights.
+
+    Evaluations lie in log_dir/<data set>/<model>/<time>/eval.json; those of training splits do not count.
+    """
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in sorted(log_dir.glob(f"{dataset}/*/*/eval.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["split"] == "test":
+            newest[facts["model"], facts["weights"]] = facts
+    return [
+        row((dataset, group, model, f"ours: {weights}", s["protocol"], s["targets_by"]), figures, s["rule"])
+        for (model, weights), facts in newest.items()
+        for s in facts["scores"]
+        for group, figures in s["groups"].items()
+    ]
+
+
+def with_footnotes(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
+    """The rows with numbers in place of their rules and sources, and the texts behind the numbers."""
+    notes: list[str] = []
+
+    def number(text: str) -> str:
+        if text not in notes:
+            notes.append(text)
+        return f"[{notes.index(text) + 1}]"
+
+    short = [{**r, "rule": number(r["rule"]), "figures of": number(r["figures of"])} for r in rows]
+    return short, [f"[{i}] {text}" for i, text in enumerate(notes, 1)]
 
 
 def write_roc(path: Path, curves: dict[str, dict[str, Any]], title: str) -> None:

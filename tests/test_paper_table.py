@@ -1,0 +1,68 @@
+"""`test.py --paper_table`: every published row, and what this machine measured below its model."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import test
+from metrics.papers import published_rows
+from utils.errors import run_command
+
+
+def evaluation(folder: Path, weights: str, pd: float, split: str = "test") -> None:
+    """As much of an eval.json as the table reads."""
+    figures = {"pd": pd, "fa": 1e-6, "auc": 0.5, "iou": float("nan")}
+    scores = [
+        {"protocol": p, "targets_by": "ShootingRules", "rule": f"rule of {p}", "groups": {"all": figures}}
+        for p in ("published", "clean")
+    ]
+    facts = {"model": folder.parent.name, "weights": weights, "split": split, "scores": scores}
+    folder.mkdir(parents=True)
+    (folder / "eval.json").write_text(json.dumps(facts).replace("NaN", "null"))
+
+
+def run(*args) -> int:
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: test.main([str(a) for a in args]))
+    return end.value.code
+
+
+def test_published_and_own_rows_stand_together(tmp_path, capsys):
+    runs = tmp_path / "NUDT-MIRSDT" / "DeepPro"
+    evaluation(runs / "2026-01-01_10-00-00", "a.pth", 0.25)
+    evaluation(runs / "2026-01-02_10-00-00", "a.pth", 0.75)
+    evaluation(runs / "2026-01-02_11-00-00", "b.pth", 0.5)
+    evaluation(runs / "2026-01-03_10-00-00", "a.pth", 0.1, split="train")
+    evaluation(tmp_path / "NUDT-MIRSDT" / "TopHat" / "2026-01-01_10-00-00", "no parameters", 0.125)
+    assert run("--paper_table", "nudt_mirsdt", "--log_dir", tmp_path) == 0
+    said = capsys.readouterr().out
+    (folder,) = (tmp_path / "tables").iterdir()
+    with (folder / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = [r for r in rows if r["figures of"].startswith("ours")]
+    measured = {(r["model"], r["figures of"], r["protocol"]): float(r["Pd %"]) for r in own}
+    assert measured == {
+        ("DeepPro", "ours: a.pth", "published"): 75,
+        ("DeepPro", "ours: a.pth", "clean"): 75,
+        ("DeepPro", "ours: b.pth", "published"): 50,
+        ("DeepPro", "ours: b.pth", "clean"): 50,
+        ("TopHat", "ours: no parameters", "published"): 12.5,
+        ("TopHat", "ours: no parameters", "clean"): 12.5,
+    }
+    published = published_rows("NUDT-MIRSDT")
+    assert len(rows) - len(own) == len(published)
+    for entry in published:
+        assert entry["source"] in said and entry["rule"]["text"] in said
+    first_of = {r["model"]: index for index, r in reversed(list(enumerate(rows)))}
+    of_deeppro = [r["model"] == "DeepPro" for r in rows]
+    start = first_of["DeepPro"]
+    assert all(of_deeppro[start : start + sum(of_deeppro)])
+    assert "6 of these lines were measured here" in said
+
+
+def test_a_set_without_published_figures_is_refused(tmp_path, capsys):
+    assert run("--paper_table", "Synthetic", "--log_dir", tmp_path) == 2
+    assert "nothing is published on Synthetic; known: DAUB" in capsys.readouterr().err
+    assert not (tmp_path / "tables").exists()
