@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from dataset import SequenceSet, create_dataset
-from dataset.clips import EpochBatches, collate, training_clips
+from dataset.clips import EpochBatches, training_clips
 from dataset.video import TestVideo
 from loss import create_loss
 from metrics.protocols import protocol_metrics
@@ -178,7 +178,7 @@ class TrainingRun:
         return DataLoader(
             self.clips,
             batch_sampler=EpochBatches(len(self.clips), self.recipe.batch_size, self.recipe.seed),
-            collate_fn=collate,
+            collate_fn=self.clips.collate,
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,

@@ -6,6 +6,7 @@ from dataset import (  # noqa: F401
     folder,
     irdst,
     irsatvideo_leo,
+    mwirstd,
     nudt_mirsdt,
     rgbt_tiny,
     satvideo_irsdt,

@@ -1,5 +1,6 @@
 """Sequences to training clips: windows drawn as DeepPro draws them, and the frames around a key frame."""
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dataset.augment import augment_targets, check_names, pair_halves, turned
 from dataset.frames import FrameMemory, SequenceFrames
 from dataset.normalisation import Normalisation, normalisation_of
 from dataset.sequence import SequenceSet
@@ -37,9 +39,18 @@ class TrainingClips(Dataset):
         self.data, self.spec, self.seed = data, spec, seed
         memory = FrameMemory()
         self.frames = [
-            SequenceFrames(sequence, spec.train_resize, spec.mask_resize, cache, spec.letterbox, memory)
+            SequenceFrames(
+                sequence,
+                spec.train_resize,
+                spec.mask_resize,
+                cache,
+                spec.letterbox,
+                memory,
+                spec.image_resize,
+            )
             for sequence in data
         ]
+        check_names(spec.augment)
         self._normalisations: dict[int, Normalisation] = {}
         self.candidates = self.find_candidates()
         if not self.candidates:
@@ -54,6 +65,39 @@ class TrainingClips(Dataset):
         if number not in self._normalisations:
             self._normalisations[number] = normalisation_of(self.frames[number], self.data, self.spec)
         return self._normalisations[number](images)
+
+    def with_clones(
+        self, pixels: np.ndarray, masks: np.ndarray, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Frames as the files have them and masks [n, H, W], with clones where the recipe asks for them."""
+        if "targets" not in self.spec.augment:
+            return pixels, masks
+        return augment_targets(pixels, masks, draw)
+
+    def mask_item(self, images: np.ndarray, masks: np.ndarray, name: str, draw: np.random.Generator) -> dict:
+        """One item of normalised frames [T, h, w] or [C, T, h, w] and masks [T', h, w]."""
+        images, masks = turned(images, masks, self.spec.augment, draw)
+        if self.spec.canvas:
+            images, masks = (fill_up(x, (self.spec.canvas,) * 2, name) for x in (images, masks))
+        return self.item(images, masks, name)
+
+    def collate(self, items: list[dict]) -> dict:
+        """A batch: clips stacked, names in a list, and so the targets where they differ in size, as boxes do.
+
+        With "pair_halves" in the recipe's clip.augment, a batch of twice the size.
+        """
+        batch = {
+            "clip": torch.stack([item["clip"] for item in items]),
+            "target": [item["target"] for item in items],
+            "name": [item["name"] for item in items],
+        }
+        if batch["target"][0].ndim == 3:
+            batch["target"] = torch.stack(batch["target"])
+        if "pair_halves" in self.spec.augment:
+            seed = zlib.crc32(" ".join(batch["name"]).encode())
+            number = int(np.random.default_rng([self.seed, seed]).integers(len(items)))
+            batch["clip"], batch["target"] = pair_halves(batch["clip"], batch["target"], number)
+        return batch
 
     def item(self, images: np.ndarray, target: np.ndarray, name: str) -> dict:
         """One item of normalised frames [T, h, w] or [C, T, h, w] and its target."""
@@ -87,8 +131,8 @@ class WindowClips(TrainingClips):
         window = int(np.searchsorted(self.chances, draw.random(), side="right"))
         number, start, stop = self.candidates[min(window, len(self.candidates) - 1)]
         frames = self.frames[number]
-        images = self.normalised(number, frames.pixels(range(start, stop)))
-        masks = frames.masks(start, stop)
+        pixels, masks = self.with_clones(frames.pixels(range(start, stop)), frames.masks(start, stop), draw)
+        images = self.normalised(number, pixels)
 
         short = self.spec.frames - (stop - start)
         padding = (0, short) if index % 2 else (short, 0)
@@ -97,7 +141,7 @@ class WindowClips(TrainingClips):
             rows, cols = patch_of(masks[middle], self.spec, draw, frames.sequence.name)
             images, masks = images[..., rows, cols], masks[:, rows, cols]
         images, masks = pad_frames(images, padding, self.spec.padding), pad_frames(masks, padding, "zeros")
-        return self.item(images, masks, f"{frames.sequence.name}[{start}:{stop}]")
+        return self.mask_item(images, masks, f"{frames.sequence.name}[{start}:{stop}]", draw)
 
 
 class KeyFrameClips(TrainingClips):
@@ -117,23 +161,26 @@ class KeyFrameClips(TrainingClips):
         if len(self) < len(self.candidates):
             index = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.candidates))[index])
         number, place = self.candidates[index % len(self.candidates)]
-        frames = self.frames[number]
         chosen = key_frame_clip(self.numbers[number], place, self.spec.frames, self.spec.key)
         draw = np.random.default_rng([self.seed, epoch, index])
-        images = self.normalised(number, with_gain(frames.pixels(chosen), self.spec.gain, draw))
-        images, target = self.with_target(images, frames, place, draw)
-        return self.item(images, target, f"{frames.sequence.name}[{place}]")
+        return self.of_key_frame(number, place, chosen, draw)
 
-    def with_target(
-        self, images: np.ndarray, frames: SequenceFrames, place: int, draw: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The frames and the target of the one at `place`, both of one patch where the recipe asks for it."""
-        mask = frames.mask(place)
-        target = with_column_quirk(mask) if self.spec.column_quirk else mask
-        if self.spec.patch:
-            rows, cols = patch_of(mask, self.spec, draw, frames.sequence.name)
+    def of_key_frame(self, number: int, place: int, chosen: list[int], draw: np.random.Generator) -> dict:
+        """The item of the frame at `place` of sequence `number`, whose clip is of the frames `chosen`."""
+        frames, spec = self.frames[number], self.spec
+        pixels = frames.pixels(chosen)
+        if "targets" in spec.augment:
+            masks = np.stack([frames.mask(i) for i in chosen])
+            pixels, masks = self.with_clones(pixels, masks, draw)
+            mask = masks[spec.key]
+        else:
+            mask = frames.mask(place)
+        images = self.normalised(number, pixels)
+        target = with_column_quirk(mask) if spec.column_quirk else mask
+        if spec.patch:
+            rows, cols = patch_of(mask, spec, draw, frames.sequence.name)
             images, target = images[..., rows, cols], target[rows, cols]
-        return images, target[None]
+        return self.mask_item(images, target[None], f"{frames.sequence.name}[{place}]", draw)
 
 
 class KeyFrameBoxClips(KeyFrameClips):
@@ -144,16 +191,17 @@ class KeyFrameBoxClips(KeyFrameClips):
 
     truths = ("boxes", "masks")
 
-    def with_target(
-        self, images: np.ndarray, frames: SequenceFrames, place: int, draw: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        boxes, spec = frames.input_boxes(place, self.spec.labels), self.spec
+    def of_key_frame(self, number: int, place: int, chosen: list[int], draw: np.random.Generator) -> dict:
+        frames, spec = self.frames[number], self.spec
+        images = self.normalised(number, with_gain(frames.pixels(chosen), spec.gain, draw))
+        boxes = frames.input_boxes(place, spec.labels)
         if spec.flips:
             images, boxes = flipped(images, boxes, *(draw.random(2) < 0.5))
         if spec.crop:
             images, boxes = cropped(images, boxes, spec, draw)
         sides = boxes[:, 2:] - boxes[:, :2]
-        return images, np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((len(boxes), 1))])
+        target = np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((len(boxes), 1))])
+        return self.item(images, target, f"{frames.sequence.name}[{place}]")
 
 
 def with_gain(pixels: np.ndarray, gain: float, draw: np.random.Generator) -> np.ndarray:
@@ -216,15 +264,20 @@ def training_clips(
     return kind(data, spec, sample_rate, seed, cache)
 
 
-def collate(items: list[dict]) -> dict:
-    """A batch: clips stacked, names in a list, and so the targets where they differ in size, as boxes do."""
-    targets = [item["target"] for item in items]
-    is_map = targets[0].ndim == 3
-    return {
-        "clip": torch.stack([item["clip"] for item in items]),
-        "target": torch.stack(targets) if is_map else targets,
-        "name": [item["name"] for item in items],
-    }
+def fill_up(frames: np.ndarray, size: tuple[int, int], name: str = "") -> np.ndarray:
+    """Frames [..., H, W] with zeros to the right and below up to `size` (height, width).
+
+    Raises UserError when they are larger.
+    """
+    missing = [wanted - side for wanted, side in zip(size, frames.shape[-2:], strict=True)]
+    if min(missing) < 0:
+        height, width = frames.shape[-2:]
+        raise UserError(
+            f"frames of {name} are {width}x{height}, larger than the canvas of {size[1]}x{size[0]}; "
+            "raise it by --set clip.canvas="
+        )
+    around = [(0, 0)] * (frames.ndim - 2) + [(0, n) for n in missing]
+    return np.pad(frames, around) if any(missing) else frames
 
 
 def patch_of(mask: np.ndarray, spec: ClipSpec, draw: np.random.Generator, name: str) -> tuple[slice, slice]:

@@ -44,6 +44,7 @@ class SequenceFrames:
 
     resize:      (height, width) of images and masks, None keeps the files' size
     letterbox:   side of the square that they are fitted into instead, None for none
+    image_resize: "bicubic" or "bilinear"
     mask_resize: "bicubic" or "nearest"
     cache:       folder for memory-mapped copies, None decodes the files
     memory:      keeps what was decoded from files, None decodes each time
@@ -57,9 +58,10 @@ class SequenceFrames:
         cache: Path | None = None,
         letterbox: int | None = None,
         memory: FrameMemory | None = None,
+        image_resize: str = "bicubic",
     ):
         self.sequence, self.resize, self.mask_resize, self.cache = sequence, resize, mask_resize, cache
-        self.letterbox, self.memory = letterbox, memory
+        self.letterbox, self.memory, self.image_resize = letterbox, memory, image_resize
         self._maps: dict[str, np.ndarray] = {}
         self._size: tuple[int, int] | None = None
         self._place: Letterbox | None = None
@@ -187,7 +189,7 @@ class SequenceFrames:
         return self._decode(kind, index)
 
     def _decode(self, kind: str, index: int) -> np.ndarray:
-        method = "bicubic" if kind == "images" else self.mask_resize
+        method = self.image_resize if kind == "images" else self.mask_resize
         path = getattr(self.sequence, kind)[index]
         if self.letterbox and kind in PADDING:
             return letterboxed(read_gray(path), self.letterbox, PADDING[kind], method)
@@ -203,7 +205,9 @@ class SequenceFrames:
 
     def _fingerprint(self, kind: str) -> str:
         """Changes with every path, size and time of change of the source files, and with the resizing."""
-        digest = hashlib.sha256(repr((kind, self.resize, self.letterbox, self.mask_resize)).encode())
+        digest = hashlib.sha256(
+            repr((kind, self.resize, self.letterbox, self.image_resize, self.mask_resize)).encode()
+        )
         for path in getattr(self.sequence, kind):
             try:
                 stat = path.stat()

@@ -8,7 +8,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from utils.errors import UserError
 from utils.geometry import Letterbox
 
-RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest")}
 
 
 PADDING = {"images": 128, "masks": 0}  # around a letterboxed frame, as published

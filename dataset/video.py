@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.clips import pad_frames
+from dataset.clips import fill_up, pad_frames
 from dataset.frames import SequenceFrames
 from dataset.io import PADDING, letterboxed
 from dataset.normalisation import normalisation_of
@@ -45,7 +45,9 @@ class TestVideo:
 
     def __init__(self, sequence: Sequence, data: SequenceSet, spec: ClipSpec, cache: Path | None = None):
         self.name, self.spec = sequence.name, spec
-        self.frames = SequenceFrames(sequence, spec.test_resize, spec.mask_resize, cache, spec.letterbox)
+        self.frames = SequenceFrames(
+            sequence, spec.test_resize, spec.mask_resize, cache, spec.letterbox, None, spec.image_resize
+        )
         self.originals = self.frames
         if spec.test_resize or spec.letterbox:
             self.originals = SequenceFrames(sequence, cache=cache)
@@ -75,6 +77,9 @@ class TestVideo:
         height, width = self.originals.size
         if self.spec.letterbox:
             return Letterbox(width, height, self.spec.letterbox).restore(probability)
+        rows, columns = self.frames.size  # without what filled them up
+        if probability.shape != (rows, columns):
+            probability = probability[:rows, :columns]
         if probability.shape == (height, width):
             return probability
         return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -121,6 +126,13 @@ class TestVideo:
         numbers = frame_numbers(sequence.images, self.spec.neighbours)
         return [Read(i, 1, tuple(key_frame_clip(numbers, i, frames, key))) for i in range(len(sequence))]
 
+    def _filled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of frames of that size with what the recipe adds on the right and below."""
+        if self.spec.canvas:
+            return self.spec.canvas, self.spec.canvas
+        height, width = (side + -side % self.spec.multiple for side in size)
+        return height, width
+
     def _clip(self, read: Read) -> tuple[Read, Tensor]:
         for place in [i for i in self._recent if i < read.places[0]]:
             del self._recent[place]
@@ -129,4 +141,5 @@ class TestVideo:
                 self._recent[place] = self.normalisation(self.frames.image(place))
         images = np.stack([self._recent[i] for i in read.places], axis=-3)  # [T, H, W] or [C, T, H, W]
         images = pad_frames(images, (0, self.spec.frames - len(read.places)), self.spec.padding)
+        images = fill_up(images, self._filled_size(images.shape[-2:]), self.name)
         return read, torch.from_numpy(images).expand(1, self.spec.channels, -1, -1, -1)

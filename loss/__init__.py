@@ -1,6 +1,6 @@
 """Losses by name, called with the model's raw dict and the target: `create_loss("SoftIoU")(raw, target)`."""
 
-from loss import bce, hard_mining, soft_iou, spg, std_loss, yolox  # noqa: F401
+from loss import bce, dice, dtum, focal_iou, hard_mining, sls_iou, soft_iou, spg, std_loss, yolox  # noqa: F401
 from utils.registry import LOSSES, register_loss
 
 

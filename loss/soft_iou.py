@@ -1,30 +1,50 @@
-"""Soft intersection over union: the loss that DeepPro and DeepPro-Plus train with."""
+"""Soft intersection over union, with the sums of different papers."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loss.inputs import logits_and_target
+from loss.side_maps import mean_over_maps
+from utils.errors import UserError
 from utils.registry import register_loss
+
+AXES = {"clip": (1, 2, 3), "batch": (0, 1, 2, 3), "frame": (0, 2, 3)}  # summed over, of [B, T', H, W]
 
 
 @register_loss("SoftIoU")
 class SoftIoULoss(nn.Module):
-    """1 - mean over the batch of I / (P + Y - I), each summed over a whole clip.
+    """1 - mean of (I + smooth) / (P + Y - I + smooth).
 
-    With p = sigmoid(logits): I = sum(p * y), P = sum(p), Y = sum(y). Nothing is added to either side of the
-    fraction, so a clip without target has loss 1 and gradient 0.
-    Source: DeepPro (arXiv 2506.12766), `SoftLoUloss` of its code.
+    With p = sigmoid(logits): I = sum(p * y), P = sum(p), Y = sum(y).
+
+    smooth: with 0 a clip without target has loss 1 and gradient 0
+    over:   what a sum runs over: "clip", each clip by itself; "batch", all clips together; "frame", one time
+            step of all clips
+    sides:  average over the main and the side maps, see `mean_over_maps`
+    Raises UserError for another `over`.
+
+    Sources: the defaults are those of DeepPro (arXiv 2506.12766, `SoftLoUloss` of its code); BasicIRSTD and
+    the fully supervised loss of DTUM have smooth 1 over "batch", RFR has smooth 1 over "frame".
     """
 
-    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    def __init__(self, smooth: float = 0.0, over: str = "clip", sides: bool = False):
+        super().__init__()
+        if over not in AXES:
+            raise UserError(f"loss SoftIoU cannot sum over {over!r}; known: {', '.join(AXES)}")
+        self.smooth, self.axes, self.sides = smooth, AXES[over], sides
+
+    def forward(self, raw: Mapping[str, Any], target: Tensor) -> Tensor:
         """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns a scalar."""
+        return mean_over_maps(self.of_map, raw, target) if self.sides else self.of_map(raw, target)
+
+    def of_map(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
         logits, target = logits_and_target(raw, target)
         probability = torch.sigmoid(logits)
-        clip = (1, 2, 3)
-        intersection = (probability * target).sum(clip)  # [B]
-        union = probability.sum(clip) + target.sum(clip) - intersection
+        intersection = (probability * target).sum(self.axes)
+        union = probability.sum(self.axes) + target.sum(self.axes) - intersection
         # The union is 0 only if there is no target and every sigmoid underflows; then 0 / tiny = 0, not NaN.
         tiny = torch.finfo(union.dtype).tiny
-        return 1 - (intersection / union.clamp_min(tiny)).mean()
+        return 1 - ((intersection + self.smooth) / (union + self.smooth).clamp_min(tiny)).mean()

@@ -11,6 +11,13 @@ from metrics import create_metric
 from utils.boxes import MIN_SIDE
 from utils.errors import UserError, near_matches
 
+# Of the 50 figures that DTUM publishes, and of their AUC.
+DTUM_THRESHOLDS = (
+    *(0, 1e-30, *(float(f"1e{power}") for power in range(-20, 0))),
+    *(0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+    *(0.975, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999, 0.999999, 0.9999999, 1),
+)
+
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     "clean": {
         "ShootingRules": {"border": "clip"},
@@ -21,7 +28,13 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
         "AveragePrecision": {"images": "all", "min_side": MIN_SIDE},
     },
     "STMENet": {"AveragePrecision": {"images": "annotated"}},  # SMFNet's and SSTNet's as well
-    "DeepPro": {"ShootingRules": {"border": "published"}, "IoU": {}},  # DTUM's as well
+    "DeepPro": {"ShootingRules": {"border": "published"}, "IoU": {}},
+    "DTUM": {"ShootingRules": {"border": "published", "thresholds": DTUM_THRESHOLDS}, "IoU": {}},
+    # RFR's code has no ROC, and its targets of a mask that is neither 0 nor 255 vanish; here they do not.
+    "RFR": {"PdFa": {"rule": "areas"}, "IoU": {}},
+    # BasicIRSTD's as well. TSMSA's code scores TSMSA, unlike its single-frame networks, on frames and masks
+    # resized to 512x512, where 3 pixels are not the same; here all are scored at the size of the files.
+    "TSMSA": {"PdFa": {"rule": "pixels"}, "IoU": {}},
     # Truth is the mask after the letterbox and back, which makes it soft; every figure then draws its own
     # line between target and background (RPRNet's test.py).
     "RPRNet": {

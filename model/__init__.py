@@ -2,7 +2,21 @@
 
 from torch import nn
 
-from model import deeppro, rprnet, smfnet, sstnet, stmenet, tophat  # noqa: F401
+from model import (  # noqa: F401
+    acm,
+    deeppro,
+    dnanet,
+    dtum,
+    mshnet,
+    rdian,
+    rfr,
+    rprnet,
+    smfnet,
+    sstnet,
+    stmenet,
+    tophat,
+    tsmsa,
+)
 from utils.registry import MODELS, register_model
 
 
@@ -21,7 +35,8 @@ def create_model(name: str, **overrides) -> nn.Module:
     entry = MODELS.check_options(name, overrides)
     network = entry.build(**overrides)
     network.name, network.options = entry.name, dict(overrides)
-    network.recipe, network.rename = entry.facts["recipe"], entry.facts["rename"]
+    network.recipe = entry.facts["recipe"]
+    network.rename = {**getattr(network, "unused", {}), **entry.facts["rename"]}  # `unused` by these options
     return network
 
 

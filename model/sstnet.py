@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.layers.conv_lstm import ConvLSTM
 from model.layers.conv_norm import folded_copy
 from model.layers.yolox import (
     HEAD_RENAME,
@@ -120,37 +121,6 @@ class Neck(nn.Module):
 # ---------------------------------------------------------------- motion loss
 
 
-class ConvLSTM(nn.Module):
-    """A ConvLSTM whose gates are the sum of two convolutions, of [x, h] and of [x, h, x].
-
-    As published the second one also sees the state of another slice, which is 0 where there is only one.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.channels = channels
-        self.conv = nn.Conv2d(2 * channels, 4 * channels, 3, padding=1)
-        self.slice_conv = nn.Conv2d(4 * channels, 4 * channels, 3, padding=1)
-        # Drawn with the channels that it has as published, then without those of the other slice.
-        self.slice_conv.weight = nn.Parameter(self.slice_conv.weight.detach()[:, : 3 * channels].clone())
-
-    def forward(self, frames: Sequence[Tensor]) -> list[Tensor]:
-        """Frames [B, channels, H, W] -> the state h after each of them, of the same shape."""
-        of_x, of_h = self.conv.weight.split(self.channels, dim=1)
-        slice_of_x, slice_of_h, slice_of_x_again = self.slice_conv.weight.split(self.channels, dim=1)
-        weight = torch.cat([of_x + slice_of_x + slice_of_x_again, of_h + slice_of_h], dim=1)
-        bias = self.conv.bias + self.slice_conv.bias
-        h = c = torch.zeros_like(frames[0])
-        states = []
-        for x in frames:
-            gates = F.conv2d(torch.cat([x, h], dim=1), weight, bias, padding=1)
-            i, f, o, g = gates.chunk(4, dim=1)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            states.append(h)
-        return states
-
-
 class Motion(nn.Module):
     """A second view of the features of all frames, by a ConvLSTM over the frames."""
 
@@ -215,14 +185,9 @@ class SSTNet(nn.Module):
 
         Raises UserError where it is not there.
         """
-        if name != "motion.lstm.slice_conv.weight":
-            return value
-        if value.shape[1:2] != (256,):
-            raise UserError(
-                f"the published {name} takes 256 channels but this one has shape {list(value.shape)}; "
-                "use the checkpoint as it was published"
-            )
-        return value[:, :192]
+        if name == "motion.lstm.slice_conv.weight":
+            return self.motion.lstm.without_other_slice(name, value)
+        return value
 
 
 class Stream:

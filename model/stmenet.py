@@ -227,15 +227,6 @@ class STMENet(nn.Module):
         self.head = YOLOXHead(128, objectness_prior=objectness_prior)
         self.unused = UNUSED[fusion]
 
-    @property
-    def rename(self) -> dict[str, str | None]:
-        """Published key names -> ours, with the keys that this fusion does not use."""
-        return self._rename
-
-    @rename.setter
-    def rename(self, table: dict[str, str | None]):
-        self._rename = {**self.unused, **table}
-
     def forward(self, clip: Tensor) -> dict[str, list[Tensor]]:
         """clip: float32 [B, 3, 5, H, W], normalised, the key frame last; H and W are multiples of 32.
 
@@ -252,6 +243,15 @@ class STMENet(nn.Module):
         f1, f2, f3 = self.backbone2d(key_frame)  # [B, 128, H/8, W/8], 256 at stride 16, 512 at stride 32
         e1, e2, e3 = self.encoder1(f1, temporal), self.encoder2(f2, temporal), self.encoder3(f3, temporal)
         return self.head(self.fusion(e1, e2, e3))
+
+    def check_official(self, published: dict[str, Tensor]) -> None:
+        """Raises UserError for weights of the IRDST variant where those of the other one are wanted.
+
+        All that is used agrees in the two. They differ in a layer that the other variant owns unused.
+        """
+        layer = published.get("feature_fusion.C3_p4.conv1.conv.weight")
+        if self.unused is UNUSED["plain"] and layer is not None and layer.shape[0] != 64:
+            raise UserError("these are the weights of the variant IRDST; set model.variant to it")
 
     def decode(
         self, raw: dict[str, list[Tensor]], score_threshold: float = 0.001, nms_iou: float = 0.65

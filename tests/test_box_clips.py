@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dataset import Sequence, SequenceSet
-from dataset.clips import EpochBatches, collate, training_clips
+from dataset.clips import EpochBatches, training_clips
 from dataset.video import TestVideo
 from utils.boxes import component_boxes, component_centroids
 from utils.errors import UserError
@@ -96,7 +96,7 @@ def test_float_labels_keep_what_truncation_loses(data):
 
 def test_batches_keep_the_boxes_of_each_image(data):
     clips = training_clips(data, spec(), 1.0)
-    loader = DataLoader(clips, batch_sampler=EpochBatches(len(clips), 3, seed=1), collate_fn=collate)
+    loader = DataLoader(clips, batch_sampler=EpochBatches(len(clips), 3, seed=1), collate_fn=clips.collate)
     seen = 0
     for batch in loader:
         assert batch["clip"].shape == (3, 3, 5, SIDE, SIDE)

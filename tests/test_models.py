@@ -30,6 +30,8 @@ def specification(name: str) -> ClipSpec:
 
 
 LEARNED = [name for name in list_models() if any(True for _ in create_model(name).parameters())]
+FIXED_LENGTH = [name for name in list_models() if specification(name).frames > 1 and name != "ResUNet-RFR"]
+ALL_TRAINED = {"ResUNet-DTUM": {"train_direction_branch": True}}  # else, as published, a part is not
 RANDOM_WEIGHTS = 3 * 9e-6
 OFFICIAL_WEIGHTS = 1.5e-4
 
@@ -39,7 +41,7 @@ FAMILY = {
     "DeepPro-Plus-Moving": ("deepproplus_moving", NaiveDeepProPlusMoving),
 }
 # Options and learning rate of a few steps, where the usual ones saturate the probabilities at once.
-FEW_STEPS = {"RPRNet": ({"init": "constructor"}, 1e-4)}
+FEW_STEPS = {"RPRNet": ({"init": "constructor"}, 1e-4), "MSHNet": ({}, 3e-3)}
 BOX_FEW_STEPS = ({"init": "constructor"}, 1e-3)
 BOX_MODELS = [name for name in list_models() if specification(name).target == "boxes"]
 MASK_MODELS = [name for name in list_models() if name not in BOX_MODELS]
@@ -47,9 +49,9 @@ STRIDED = np.s_[..., ::5, ::4, ::4]  # of time, rows and columns: what the store
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-def filled(name: str) -> nn.Module:
+def filled(name: str, **options) -> nn.Module:
     """A model in eval whose weights and norms are random but not fresh."""
-    model = create_model(name)
+    model = create_model(name, **options)
     fill(model, seed=3)
     return model.eval()
 
@@ -72,7 +74,7 @@ def freeze_norms(model: nn.Module) -> nn.Module:
     """The form that trains, except that norms use their running statistics and nothing is dropped."""
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             module.eval()
     return model
 
@@ -126,11 +128,14 @@ def test_maps_and_boxes_of_box_models(name, training):
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_gradient_reaches_every_parameter(name, training):
-    model = filled(name).train(training)
+    model = filled(name, **ALL_TRAINED.get(name, {})).train(training)
+    for key, parameter in model.named_parameters():
+        if "channel_attention.fc1." in key:  # gates of one hidden unit, which random weights may switch off
+            parameter.data.abs_()
     raw = model(clip_for(model, 2))
-    logits = output(raw)
     torch.manual_seed(0)
-    ((logits * torch.randn_like(logits)).sum() + raw.get("motion_loss", 0)).backward()
+    maps = [output(raw), *raw.get("side_logits", [])]
+    (sum((m * torch.randn_like(m)).sum() for m in maps) + raw.get("motion_loss", 0)).backward()
     for key, parameter in model.named_parameters():
         if not training and key.startswith("motion."):
             continue  # SSTNet's motion loss is of training alone
@@ -148,8 +153,8 @@ def test_each_clip_of_a_batch_is_judged_by_itself(name):
     with torch.no_grad():
         together = output(model(x))
         alone = torch.cat([output(model(item[None])) for item in x])
-    # Of box models random weights make values of several hundred.
-    scale = max(1, together.abs().max().item()) if name in BOX_MODELS else 1
+    # Some random weights make values of a hundred and more.
+    scale = max(1, together.abs().max().item())
     torch.testing.assert_close(together, alone, rtol=0, atol=RANDOM_WEIGHTS * scale)
 
 
@@ -170,7 +175,8 @@ def test_eval_gives_the_logits_and_input_gradient_of_the_form_that_trains(name):
     (logits, gradient), (logits_training, gradient_training) = results
     assert gradient.abs().max() > 0
     torch.testing.assert_close(logits, logits_training, rtol=1e-12, atol=1e-11)
-    torch.testing.assert_close(gradient, gradient_training, rtol=1e-9, atol=1e-11)
+    scale = max(1, gradient.abs().max().item())
+    torch.testing.assert_close(gradient, gradient_training, rtol=1e-9, atol=1e-11 * scale)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -250,7 +256,7 @@ def test_a_clip_with_other_channels_is_refused(name):
         model(x[:, 0])
 
 
-@pytest.mark.parametrize("name", [n for n in list_models() if clip_for(create_model(n)).shape[2] > 1])
+@pytest.mark.parametrize("name", FIXED_LENGTH)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_clip_of_another_length_is_refused(name, training):
     model = filled(name).train(training)

@@ -482,6 +482,12 @@ def test_a_checkpoint_of_another_variant_is_refused(file, name, variant):
 
 
 @pytest.mark.parametrize("name", ["STMENet", "SMFNet"])
+def test_a_checkpoint_that_differs_in_an_unused_layer_alone_is_refused(name):
+    with pytest.raises(UserError, match="weights of the variant IRDST; set model.variant"):
+        load_official(create_model(name, variant="DAUB"), Case("stmenet_irdst").weights)
+
+
+@pytest.mark.parametrize("name", ["STMENet", "SMFNet"])
 def test_unfit_options_are_refused(name):
     with pytest.raises(UserError, match=f"{name} has no variant 'NUDT'; known: ITSDT-15K, DAUB, IRDST"):
         create_model(name, variant="NUDT")

@@ -104,7 +104,8 @@ def load_official(model: nn.Module, source: str | Path | dict[str, Any]) -> dict
     source: a file, or the dict in it, or a bare state dict
     Every published key is used or is known as unused (the rename table maps its pattern to None);
     every parameter and running statistic of the model is filled exactly once; shapes agree, after the model's
-    `adapt_official(name, value)` where it keeps less than was published. Counters of batch norms
+    `adapt_official(name, value)` where it keeps less than was published, and its `check_official(published)`
+    has nothing against the whole. Counters of batch norms
     (num_batches_tracked) may be missing. Returns what else the file holds (epoch, score, ...).
     Raises UserError listing what is left over; the model is then unchanged.
     """
@@ -113,6 +114,8 @@ def load_official(model: nn.Module, source: str | Path | dict[str, Any]) -> dict
     if isinstance(content, dict) and content.get("format") == FORMAT:
         raise UserError(f"{origin} was written by train.py; use --checkpoint for it")
     published, facts = unwrap(content, origin)
+    if hasattr(model, "check_official"):
+        model.check_official(published)
     filled: dict[str, Tensor] = {}
     used_by: dict[str, str] = {}
     own = model.state_dict()

@@ -135,7 +135,7 @@ def predict_video(
 
     threshold: above which a pixel of a probability map belongs to a target
     video:     as dataset.video.TestVideo. Overlapping windows are joined by their maximum. A model with
-               `stream()` computes what neighbouring clips share once.
+               `stream()` computes what neighbouring clips share once, or carries a state through the video.
     """
     model.eval()
     step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)

@@ -13,7 +13,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam (betas 0.9, 0.999, eps 1e-8) or SGD with momentum, over the groups of `recipe.parameter_groups`.
+    """Adam (betas 0.9 and beta2, eps 1e-8) or SGD, over the groups of `recipe.parameter_groups`.
 
     A parameter that belongs to no group no longer asks for gradients.
     """
@@ -25,7 +25,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         raise UserError(f"{model.name} has no parameters to train; it can only be tested")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov)
-    return torch.optim.Adam(groups, recipe.learning_rate)
+    return torch.optim.Adam(groups, recipe.learning_rate, betas=(0.9, recipe.beta2))
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:

@@ -32,7 +32,11 @@ class ClipSpec:
     gain: float = 0.0  # training multiplies the gray values of a clip by 1 - gain .. 1 + gain; at most 255
     train_resize: tuple[int, int] | None = None  # (height, width) of training frames and masks
     test_resize: tuple[int, int] | None = None  # the same at test; predictions return to the original size
+    image_resize: str = "bicubic"  # how images are resized: "bicubic" or "bilinear"
     mask_resize: str = "bicubic"  # how masks are resized: "bicubic" (published: masks grow) or "nearest"
+    canvas: int | None = None  # side of the square that normalised frames fill up with zeros, right and below
+    multiple: int = 1  # test frames are filled up so to a multiple of it
+    augment: tuple[str, ...] = ()  # what training does to clips, in this order: names of dataset.augment
     padding: str = "zeros"  # frames that fill a short clip: "zeros" (the mean gray value) or "repeat"
     include_last: bool = False  # also draw each sequence's last frame, which the published sampler never does
     gray_scale: float | None = None  # gray values 0..255 are divided by it first, as published by RPRNet
@@ -59,6 +63,12 @@ class ClipSpec:
                 "recipe key clip.target=boxes goes with one key frame and whole frames: set clip.key to its "
                 "place in the clip and clip.letterbox to a multiple of 32"
             )
+        if self.augment and self.target == "boxes":
+            raise UserError(
+                "recipe key clip.augment is of mask models; use clip.crop and clip.flips for boxes"
+            )
+        if self.canvas and self.letterbox:
+            raise UserError("recipe keys clip.canvas and clip.letterbox exclude each other; set one to None")
         if (self.crop or self.flips or self.gain) and self.target != "boxes":
             raise UserError(
                 "recipe keys clip.crop, clip.flips and clip.gain are of box models; use clip.patch for masks"
@@ -92,6 +102,7 @@ class Recipe:
     optimizer: str = "adam"  # "adam" or "sgd"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    beta2: float = 0.999  # of adam
     momentum: float = 0.9  # of sgd
     nesterov: bool = False  # of sgd
     parameter_groups: str = "all"  # which parameters are trained and decay: see utils.optimizer
@@ -100,6 +111,7 @@ class Recipe:
     freeze_epochs: int = 0
     schedule: str = "step"  # see learning_rate_at
     step_size: int = 10
+    milestones: tuple[int, ...] = ()
     lr_decay: float = 0.7
     warmup_epochs: int = 10
     min_learning_rate: float = 1e-5
@@ -118,6 +130,7 @@ class Recipe:
 
         constant:                learning_rate
         step:                    times lr_decay every step_size epochs, not below min_learning_rate
+        milestones:              times lr_decay at each of the `milestones`, which count finished epochs
         warmup-cosine:           linear from learning_rate / warmup_epochs up to learning_rate, then half a
                                  cosine that reaches min_learning_rate after the last epoch
         warmup-cosine-published: RPRNet's: the first epoch has rate 0, and one more epoch warms up
@@ -129,6 +142,8 @@ class Recipe:
             return top
         if self.schedule == "step":
             return max(top * self.lr_decay ** (epoch // self.step_size), bottom)
+        if self.schedule == "milestones":
+            return top * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
         if self.schedule == "warmup-cosine-yolox":
             return self._yolox_rate(epoch)
         late = int(self.schedule == "warmup-cosine-published")
@@ -155,11 +170,19 @@ class Recipe:
 
 CHOICES = {
     "optimizer": ("adam", "sgd"),
-    "schedule": ("step", "constant", "warmup-cosine", "warmup-cosine-published", "warmup-cosine-yolox"),
+    "schedule": (
+        "step",
+        "milestones",
+        "constant",
+        "warmup-cosine",
+        "warmup-cosine-published",
+        "warmup-cosine-yolox",
+    ),
     "parameter_groups": ("all", "published", "no-norm-decay"),
     "best": ("iou", "ap50", "pd"),
     "validation": ("test", "holdout"),
     "protocol": ("published", "clean"),
+    "clip.image_resize": ("bicubic", "bilinear"),
     "clip.mask_resize": ("bicubic", "nearest"),
     "clip.padding": ("zeros", "repeat"),
     "clip.neighbours": ("number", "position"),
@@ -168,6 +191,7 @@ CHOICES = {
     "clip.box_restore": ("exact", "published"),
 }
 AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", "clip.crop", "batch_size")
+AT_LEAST_ONE += ("clip.canvas", "clip.multiple")
 AT_LEAST_ONE += ("step_size", "warmup_epochs")
 POSITIVE = ("sample_rate", "learning_rate", "clip.std", "clip.gray_scale")
 NOT_NEGATIVE = ("epochs", "match", "exclude", "seed", "weight_decay", "momentum", "min_learning_rate")
@@ -257,6 +281,8 @@ def as_kind(kind: Any, value: Any) -> tuple[bool, Any]:
     """(whether the value is one of this kind, the value as that kind)."""
     if typing.get_origin(kind) is tuple:
         kinds = typing.get_args(kind)
+        if isinstance(value, tuple | list) and kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
         if not isinstance(value, tuple | list) or len(value) != len(kinds):
             return False, value
         parts = [as_kind(k, v) for k, v in zip(kinds, value, strict=True)]
@@ -272,7 +298,10 @@ def describe(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return " or ".join(describe(k) for k in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        whole = typing.get_args(kind)[0] is int
+        kinds = typing.get_args(kind)
+        if kinds[-1] is Ellipsis:
+            return "whole numbers like (50,75)" if kinds[0] is int else "words like ('targets',)"
+        whole = kinds[0] is int
         return "two whole numbers like (256,256)" if whole else "three numbers, one per channel"
     names = {
         int: "a whole number",

@@ -98,7 +98,9 @@ class Scoring:
             parts.append(f"{self.targets}: not scored, its kind of truth or of prediction is missing")
         for (protocol, name), metric in metrics.items():
             if protocol == self.protocol and name in (self.targets, *BESIDE[self.targets]):
-                options = {k: v for k, v in metric.options.items() if k != "thresholds"}
+                options = dict(metric.options)
+                if counted := options.pop("thresholds", None):
+                    options["thresholds"] = len(counted)
                 text = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
                 parts.append(f"{text} at p >= {self.threshold:g}" if name in AT_THRESHOLDS else text)
         return "; ".join(parts)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias and its batch norm; in eval one convolution, with the norm folded in.
+    """A convolution and its batch norm; in eval one convolution, with the norm folded in.
 
     A convolution that is not computed as PyTorch does has a method `convolve(x, weight, bias)`.
     """
@@ -29,7 +29,8 @@ class ConvNorm(nn.Module):
             return conv.weight, conv.bias
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         weight = conv.weight * scale.view(-1, *[1] * (conv.weight.ndim - 1))
-        return weight, norm.bias - norm.running_mean * scale
+        mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+        return weight, norm.bias - mean * scale
 
 
 def convolve(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -63,6 +63,7 @@ class DeformableConv3d(nn.Module):
         max_disp_t: float = 0.5,
     ):
         super().__init__()
+        self.bias = None
         self.stride = stride
         self.limits = (max_disp_xy, max_disp_xy, max_disp_t)  # column, row, time
         self.axes = [axis for axis, limit in enumerate(self.limits) if limit]

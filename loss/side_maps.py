@@ -1,0 +1,26 @@
+"""Deep supervision: a loss averaged over the main map of a network and its side maps."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from utils.errors import UserError
+
+
+def mean_over_maps(
+    loss: Callable[[Mapping[str, Tensor], Tensor], Tensor], raw: Mapping[str, Any], target: Tensor
+) -> Tensor:
+    """The mean of `loss(raw, target)` with raw["logits"] and with each of raw["side_logits"] in their place.
+
+    Maps are [B, T', h, w]. One that is smaller than the target [B, T', H, W] is compared with the target's
+    maxima over H/h x W/w pixels. Raises UserError where the model gives no side maps.
+    """
+    if "side_logits" not in raw:
+        raise UserError("this model gives no side maps to average over: set loss_options.sides to False")
+    losses = [loss({"logits": raw["logits"]}, target)]
+    for logits in raw["side_logits"]:
+        losses.append(loss({"logits": logits}, adaptive_max_pool2d(target.float(), logits.shape[-2:])))
+    return torch.stack(losses).mean()
