@@ -23,6 +23,7 @@ from model.layers.yolox import (
     CSPLayer,
     YOLOXHead,
     check_clip,
+    check_streamed_clip,
     decode_boxes,
     published_init,
 )
@@ -205,7 +206,7 @@ class Stream:
         places: the number of each frame in its video, in any order of calls; it alone says which frames are
                 the same. Frames that are not in the clip are forgotten.
         """
-        check_clip("SSTNet", clip)
+        check_streamed_clip("SSTNet", clip, places)
         *earlier, key = places
         backbone, neck = self.network.backbone, self.network.neck
         self.features = updated(
