@@ -19,6 +19,7 @@ from model.layers.conv_norm import ConvNorm, folded_copy
 from model.layers.shufflenet3d import ShuffleNet3d
 from model.layers.yolox import (
     HEAD_RENAME,
+    UESTC_RECIPE,
     BaseConv,
     CSPDarknet,
     CSPLayer,
@@ -299,34 +300,7 @@ class Stream:
 # ---------------------------------------------------------------- recipe, published names, entry point
 
 RECIPE = {
-    "loss": "YOLOX",
-    "epochs": 100,
-    "batch_size": 4,
-    "sample_rate": 0.2,
-    "optimizer": "sgd",
-    "learning_rate": 6.25e-4,
-    "momentum": 0.937,
-    "nesterov": True,
-    "weight_decay": 5e-4,
-    "parameter_groups": "published",
-    "schedule": "warmup-cosine-yolox",
-    "warmup_epochs": 3,
-    "min_learning_rate": 6.25e-6,
-    "ema": 0.9999,
-    "best": "ap50",
-    "seed": 2023,
-    "scoring": "STMENet",
-    "clip": {
-        "frames": 5,
-        "key": 4,
-        "neighbours": "position",
-        "channels": 3,
-        "letterbox": 512,
-        "gray_scale": 255.0,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "target": "boxes",
-    },
+    **UESTC_RECIPE,
     "datasets": {"DAUB": {"model": {"variant": "DAUB"}}, "IRDST": {"model": {"variant": "IRDST"}}},
 }
 
