@@ -189,12 +189,13 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
 
     measured, per_sequence = rows(groups), rows(sequences)
     published = [published_row(entry) for entry in published_rows(data.name, candidate.name)]
+    before = candidate.saved.facts if candidate.saved else {}
     facts = {
         "model": candidate.name,
         "weights": candidate.source,
         "dataset": data.name,
         "dataset_dir": data.root,
-        "dataset_options": args.dataset_options,
+        "dataset_options": args.dataset_options or before.get("dataset_options", []),
         "split": data.split,
         "recipe": recipe.to_dict(),
     }
@@ -204,7 +205,7 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "seconds": seconds,
         "frames": sum(len(sequence) for sequence in data),
-        "normalisation": {video.name: dataclasses.asdict(video.normalisation) for video in videos},
+        "normalisation": {} if candidate.saved else normalisations(videos),
         "scores": [scored(s, groups, sequences) for s in chosen],
         "published": published,
     }
@@ -228,6 +229,10 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
         "published": published,
         "curves": {name: curves["all"] for name, curves in pictures.items() if "all" in curves},
     }
+
+
+def normalisations(videos: list[TestVideo]) -> dict[str, Any]:
+    return {video.name: dataclasses.asdict(video.normalisation) for video in videos}
 
 
 def curves_of(chosen: list[Scoring], groups: dict[str, Metrics]) -> dict[str, dict[str, Any]]:

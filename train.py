@@ -31,6 +31,7 @@ from utils.optimizer import AveragedWeights, freeze, make_optimizer
 from utils.pictures import overlay
 from utils.recipe import Recipe, flat, meant, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
+from utils.report import shot_of
 from utils.runlog import Record, latest_run, new_run_folder
 from utils.scoring import score_set, scorings
 from utils.seed import random_state, restore_random_state, set_seed
@@ -169,7 +170,8 @@ class TrainingRun:
 
     def scored(self) -> list[str]:
         """Which of the validation scores the protocol gives."""
-        return [key for key in SCORES if key in self.scoring.figures(self.new_metrics())]
+        figures = self.scoring.figures(self.new_metrics())
+        return [key for key in SCORES if key in figures]
 
     def make_loader(self) -> DataLoader:
         workers = self.args.num_workers
@@ -267,10 +269,8 @@ class TrainingRun:
     def validate(self) -> dict[str, float]:
         def show(video: TestVideo, index: int, prediction: Prediction, truth: dict) -> None:
             if video is self.videos[0] and index == len(video.frames) // 2:
-                image = video.originals.images(index, index + 1)[0]
-                marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]
-                found = prediction.boxes if prediction.map is None else prediction.map
-                picture = overlay(image, found, marks, self.recipe.threshold, scale=2)
+                shot = shot_of(video, index, prediction, truth)
+                picture = overlay(shot.image, shot.found, shot.truth, self.recipe.threshold, scale=2)
                 self.board.add_image("prediction", picture, self.progress.steps, dataformats="HWC")
 
         predict = partial(predict_video, self.tested, self.device, self.recipe.threshold)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dataset.io import PADDING, gray_values, letterboxed, read_gray
 from dataset.sequence import Sequence
-from utils.boxes import MIN_SIDE, component_boxes, component_centroids, lengthened
+from utils.boxes import MIN_SIDE, component_boxes, lengthened
 from utils.errors import UserError
 from utils.geometry import Letterbox
 
@@ -118,12 +118,6 @@ class SequenceFrames:
         cols = np.clip(np.rint(points[:, 1]).astype(int), 0, width - 1)
         marks[rows, cols] = 1
         return marks
-
-    def centroids(self, index: int) -> np.ndarray | None:
-        """Row and column of each target [N, 2]: of the mask's components, else as `points`."""
-        if self.sequence.masks is not None:
-            return component_centroids(self.mask(index))
-        return self.points(index)
 
     def points(self, index: int) -> np.ndarray | None:
         """Row and column of each annotated target [N, 2]: the points, or the centres of the boxes."""

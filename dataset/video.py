@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -13,8 +14,9 @@ from torch import Tensor
 from dataset.clips import fill_up, pad_frames
 from dataset.frames import SequenceFrames
 from dataset.io import PADDING, letterboxed
-from dataset.normalisation import normalisation_of
+from dataset.normalisation import Normalisation, normalisation_of
 from dataset.sequence import Sequence, SequenceSet
+from utils.boxes import component_boxes, component_centroids
 from utils.geometry import Letterbox
 from utils.recipe import ClipSpec
 from utils.windows import frame_numbers, key_frame_clip, test_windows
@@ -51,9 +53,14 @@ class TestVideo:
         self.originals = self.frames
         if spec.test_resize or spec.letterbox:
             self.originals = SequenceFrames(sequence, cache=cache)
-        self.normalisation = normalisation_of(self.frames, data, spec)
+        self.data = data
         self.reads = self._plan(sequence)
         self._recent: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """Measured on first use: kept predictions are scored without it."""
+        return normalisation_of(self.frames, self.data, self.spec)
 
     def __len__(self) -> int:
         return len(self.reads)
@@ -106,8 +113,11 @@ class TestVideo:
         mask = self.originals.mask(index) if sequence.masks is not None else None
         is_same = mask is not None and sequence.centroids is None  # decoded once
         truth = {"mask": mask, "centroid_map": mask if is_same else self.originals.centroid_map(index)}
-        for kind in {"boxes", "centroids"} & set(kinds):
-            truth[kind] = getattr(self.originals, kind)(index)
+        if "centroids" in kinds:
+            truth["centroids"] = self.originals.points(index) if mask is None else component_centroids(mask)
+        if "boxes" in kinds:
+            of_mask = mask is not None and sequence.boxes is None
+            truth["boxes"] = component_boxes(mask) if of_mask else self.originals.boxes(index)
         if "round_trip_mask" in kinds:
             truth["round_trip_mask"] = None if mask is None else self._round_trip(mask)
         return truth

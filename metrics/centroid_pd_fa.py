@@ -7,7 +7,7 @@ import numpy as np
 
 from metrics.counting import CountingMetric, as_array, ratio
 from metrics.pd_fa import MAX_DISTANCE
-from metrics.shooting_rules import THRESHOLDS, area_under_curve, count_reaching
+from metrics.shooting_rules import THRESHOLDS, count_reaching, figures_of
 from utils.boxes import Responses
 from utils.errors import UserError
 from utils.registry import register_metric
@@ -74,21 +74,11 @@ class CentroidPdFa(CountingMetric):
         (of the frames), auc and auc_normalised as ShootingRules has them. A figure is nan where there was
         nothing to count, and auc where responses of low scores are not listed, as of components of a mask.
         """
-        pd = ratio(self.counts["true"], self.counts["targets"])
-        fa = ratio(self.counts["false"], self.counts["pixels"])
-        auc = np.nan if self.counts["cut_frames"] else area_under_curve(fa, pd)
-        return {
-            "thresholds": self.thresholds.copy(),
-            "true": self.counts["true"].copy(),
-            "targets": np.full(self.thresholds.size, self.counts["targets"]),
-            "false": self.counts["false"].copy(),
-            "pixels": self.counts["pixels"],
-            "pd": pd,
-            "fa": fa,
-            "auc": auc,
-            "auc_normalised": ratio(auc, fa[0] - fa[-1]),
-            "false_boxes_per_frame": ratio(self.counts["false_responses"], self.counts["frames"]),
-        }
+        figures = figures_of(self.thresholds, self.counts)
+        if self.counts["cut_frames"]:
+            figures |= {"auc": np.nan, "auc_normalised": np.nan}
+        false_boxes = ratio(self.counts["false_responses"], self.counts["frames"])
+        return {**figures, "false_boxes_per_frame": false_boxes}
 
 
 def find_targets(scores: np.ndarray, centres: np.ndarray, targets: np.ndarray) -> np.ndarray:

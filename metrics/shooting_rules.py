@@ -108,20 +108,24 @@ class ShootingRules(CountingMetric):
         auc_normalised = auc / the range of fa, which a perfect detector brings to 1. A figure is nan where
         there was nothing to count.
         """
-        pd = ratio(self.counts["true"], self.counts["targets"])
-        fa = ratio(self.counts["false"], self.counts["pixels"])
-        auc = area_under_curve(fa, pd)
-        return {
-            "thresholds": self.thresholds.copy(),
-            "true": self.counts["true"].copy(),
-            "targets": np.full(self.thresholds.size, self.counts["targets"]),
-            "false": self.counts["false"].copy(),
-            "pixels": self.counts["pixels"],
-            "pd": pd,
-            "fa": fa,
-            "auc": auc,
-            "auc_normalised": ratio(auc, fa[0] - fa[-1]),
-        }
+        return figures_of(self.thresholds, self.counts)
+
+
+def figures_of(thresholds: np.ndarray, counts: dict[str, Any]) -> dict[str, Any]:
+    """The figures that `ShootingRules.compute` describes, of its counts."""
+    pd, fa = ratio(counts["true"], counts["targets"]), ratio(counts["false"], counts["pixels"])
+    auc = area_under_curve(fa, pd)
+    return {
+        "thresholds": thresholds.copy(),
+        "true": counts["true"].copy(),
+        "targets": np.full(thresholds.size, counts["targets"]),
+        "false": counts["false"].copy(),
+        "pixels": counts["pixels"],
+        "pd": pd,
+        "fa": fa,
+        "auc": auc,
+        "auc_normalised": ratio(auc, fa[0] - fa[-1]),
+    }
 
 
 def target_pixels(centroid_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

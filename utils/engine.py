@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.boxes import BoxPrediction, MapPrediction
+from utils.boxes import BoxPrediction, MapPrediction, Prediction
 from utils.errors import UserError
 from utils.recipe import Recipe
 from utils.windows import WindowFusion
@@ -122,9 +122,6 @@ def fit(
 
 
 # ---------------------------------------------------------------- evaluation
-
-
-Prediction = MapPrediction | BoxPrediction
 
 
 @torch.inference_mode()

@@ -18,7 +18,6 @@ import numpy as np
 from utils.boxes import BoxPrediction, MapPrediction
 from utils.errors import UserError
 from utils.files import write_atomically, write_json
-from utils.recipe import Recipe, recipe_from_dict
 
 INDEX, BOXES = "predictions.json", "boxes.json"
 FORMAT = "moving-irstd predictions, version 1"
@@ -74,10 +73,6 @@ class SavedPredictions:
 
     folder: Path
     facts: dict[str, Any] = field(repr=False)
-
-    @property
-    def recipe(self) -> Recipe:
-        return recipe_from_dict(self.facts["recipe"])
 
     def reader(self, threshold: float):
         """A `predict` of `utils.engine.evaluate`; the arguments are those of the predictions' classes."""

@@ -136,6 +136,14 @@ def map_saver(folder: Path) -> Callable:
     return save
 
 
+def shot_of(video, index: int, prediction: Prediction, truth: dict) -> Shot:
+    """What there is to draw of a frame that `utils.engine.evaluate` has come to."""
+    image = video.originals.images(index, index + 1)[0]
+    found = prediction.boxes if prediction.map is None else prediction.map
+    marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]
+    return Shot(index + 1, image, found, np.zeros((0, 2)) if marks is None else marks)
+
+
 def overlay_saver(folder: Path, model: str, threshold: float) -> Callable:
     """An on_frame that writes <folder>/<sequence>.png, a contact sheet of a few evenly spaced frames."""
     shots: list[Shot] = []
@@ -143,11 +151,7 @@ def overlay_saver(folder: Path, model: str, threshold: float) -> Callable:
     def save(video, index: int, prediction: Prediction, truth: dict) -> None:
         last = len(video.frames) - 1
         if index in np.linspace(0, last, SHEET_FRAMES).round().astype(int):
-            marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]
-            marks = np.zeros((0, 2)) if marks is None else marks
-            image = video.originals.images(index, index + 1)[0]
-            found = prediction.boxes if prediction.map is None else prediction.map
-            shots.append(Shot(index + 1, image, found, marks))
+            shots.append(shot_of(video, index, prediction, truth))
         if index == last:
             name = video.name.replace("/", "_")
             overlay_sheet(shots, folder / f"{name}.png", f"{model} on {video.name}", threshold)
