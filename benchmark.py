@@ -18,14 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from dataset.io import read_gray
 from metrics import create_metric
 from metrics.papers import published_complexity
-from metrics.table import format_table
 from model import create_model
 from utils.cli import add_recipe_flags, new_parser, typed_settings
-from utils.device import pick_device, processor_name
+from utils.engine.runtime import pick_device, processor_name
 from utils.errors import UserError, run_command
 from utils.files import write_json
-from utils.recipe import Recipe, resolve_recipe
+from utils.recipe.schema import Recipe, resolve_recipe
 from utils.registry import MODELS
+from utils.report.table import format_table
 from utils.runlog import new_run_folder
 
 COLUMNS = {

@@ -17,18 +17,18 @@ from dataset import SequenceSet, create_dataset
 from dataset.video import TestVideo
 from metrics.papers import published_rows, read_papers
 from metrics.protocols import protocol_metrics
-from metrics.table import format_table
 from model import create_model
 from utils.checkpoint import load_official, load_weights, read_checkpoint
 from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, reader_options, typed_settings
-from utils.device import pick_device
-from utils.engine import predict_video
+from utils.engine.predict import predict_video
+from utils.engine.runtime import pick_device
+from utils.engine.score import Metrics, Scoring, score_set, scorings
 from utils.errors import UserError, run_command
 from utils.files import write_atomically, write_json
-from utils.predictions import PredictionWriter, SavedPredictions, read_predictions
-from utils.recipe import Recipe, flat, recipe_from_dict, resolve_recipe
+from utils.recipe.schema import Recipe, flat, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
-from utils.report import (
+from utils.report.predictions import PredictionWriter, SavedPredictions, read_predictions
+from utils.report.rows import (
     COLUMNS,
     FORMATS,
     Row,
@@ -43,8 +43,8 @@ from utils.report import (
     write_pr,
     write_roc,
 )
+from utils.report.table import format_table
 from utils.runlog import new_run_folder
-from utils.scoring import Metrics, Scoring, score_set, scorings
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -23,17 +23,18 @@ from model import create_model
 from utils.boxes import Prediction
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from utils.cli import add_data_flags, add_recipe_flags, new_parser, reader_options, typed_settings
-from utils.device import pick_device
-from utils.engine import Progress, Stopped, StopRequest, fit, predict_video
+from utils.engine.loop import Progress, Stopped, StopRequest, fit
+from utils.engine.optim import AveragedWeights, freeze, make_optimizer
+from utils.engine.predict import predict_video
+from utils.engine.runtime import pick_device
+from utils.engine.score import score_set, scorings
 from utils.errors import UserError, run_command
 from utils.files import write_json
-from utils.optimizer import AveragedWeights, freeze, make_optimizer
-from utils.pictures import overlay
-from utils.recipe import Recipe, flat, meant, recipe_from_dict, resolve_recipe
+from utils.recipe.schema import Recipe, flat, meant, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
-from utils.report import shot_of
+from utils.report.pictures import overlay
+from utils.report.rows import shot_of
 from utils.runlog import Record, latest_run, new_run_folder
-from utils.scoring import score_set, scorings
 from utils.seed import random_state, restore_random_state, set_seed
 
 SCORES = {  # what an epoch records and prints of its validation

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from dataset.augment import augment_targets, check_names, pair_halves, turned
 from dataset.frames import FrameMemory, SequenceFrames
 from dataset.normalisation import Normalisation, normalisation_of
+from dataset.sampling import frame_numbers, key_frame_clip, training_windows
 from dataset.sequence import SequenceSet
 from utils.errors import UserError
-from utils.recipe import ClipSpec
-from utils.windows import frame_numbers, key_frame_clip, training_windows
+from utils.recipe.schema import ClipSpec
 
 
 class TrainingClips(Dataset):
@@ -148,7 +148,7 @@ class KeyFrameClips(TrainingClips):
     """The frames around a key frame, which alone the model predicts: "target" is [1, h, w].
 
     Each frame of each sequence is a key frame `sample_rate` times per epoch; below 1 a share is drawn. Which
-    frames make up its clip is told in `utils.windows.key_frame_clip`.
+    frames make up its clip is told in `dataset.sampling.key_frame_clip`.
     """
 
     def find_candidates(self) -> list[tuple[int, int]]:

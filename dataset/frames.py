@@ -10,9 +10,9 @@ from PIL import Image
 
 from dataset.io import PADDING, gray_values, letterboxed, read_gray
 from dataset.sequence import Sequence
+from dataset.view import Letterbox
 from utils.boxes import MIN_SIDE, component_boxes, lengthened
 from utils.errors import UserError
-from utils.geometry import Letterbox
 
 STATISTICS_FRAMES = 32
 

@@ -9,7 +9,7 @@ import numpy as np
 from dataset.frames import SequenceFrames
 from dataset.io import gray_values
 from dataset.sequence import SequenceSet
-from utils.recipe import ClipSpec
+from utils.recipe.schema import ClipSpec
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from dataset.clips import fill_up, pad_frames
 from dataset.frames import SequenceFrames
 from dataset.io import PADDING, letterboxed
 from dataset.normalisation import Normalisation, normalisation_of
+from dataset.sampling import frame_numbers, key_frame_clip, test_windows
 from dataset.sequence import Sequence, SequenceSet
+from dataset.view import Letterbox
 from utils.boxes import component_boxes, component_centroids
-from utils.geometry import Letterbox
-from utils.recipe import ClipSpec
-from utils.windows import frame_numbers, key_frame_clip, test_windows
+from utils.recipe.schema import ClipSpec
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from dataset import Sequence, SequenceSet
 from dataset.clips import EpochBatches, training_clips
 from dataset.video import TestVideo
+from dataset.view import Letterbox
 from utils.boxes import component_boxes, component_centroids
 from utils.errors import UserError
-from utils.geometry import Letterbox
-from utils.recipe import ClipSpec
+from utils.recipe.schema import ClipSpec
 
 STORED = np.load(Path(__file__).parent / "data" / "box_data.npz")
 SIDE = int(STORED["size"])

@@ -10,12 +10,13 @@ from PIL import Image
 from scipy.stats import chi2
 
 import dataset.frames
+from dataset import sampling as windows
 from dataset.clips import EpochBatches, WindowClips
 from dataset.sequence import Sequence, SequenceSet
 from dataset.video import TestVideo
-from utils import windows
+from utils.engine.predict import WindowFusion
 from utils.errors import UserError
-from utils.recipe import ClipSpec
+from utils.recipe.schema import ClipSpec
 
 STORED = np.load(Path(__file__).parent / "data" / "deeppro_windows.npz")
 PUBLISHED_WINDOWS = json.loads(str(STORED["windows_json"]))
@@ -100,7 +101,7 @@ def test_fusion_is_the_published_one(case):
     spans = [tuple(span) for span in STORED[f"{case}/windows"].tolist()]
     lengths = [stop - start for start, stop in spans]
     parts = np.split(STORED[f"{case}/predictions"], np.cumsum(lengths)[:-1])
-    fusion, found = windows.WindowFusion(), []
+    fusion, found = WindowFusion(), []
     for (start, _), part in zip(spans, parts, strict=True):
         found += fusion.add(start, part)
         assert len(found) == start  # everything that no later window can change is out already

@@ -13,7 +13,7 @@ from dataset.augment import turned
 from dataset.clips import EpochBatches, fill_up, training_clips
 from dataset.video import TestVideo
 from utils.errors import UserError
-from utils.recipe import ClipSpec
+from utils.recipe.schema import ClipSpec
 
 EXACT = {"mean": 100.0, "std": 2.0}
 

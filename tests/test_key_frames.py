@@ -10,12 +10,12 @@ from PIL import Image
 from dataset.clips import EpochBatches, training_clips
 from dataset.io import letterboxed, read_gray
 from dataset.normalisation import Normalisation
+from dataset.sampling import frame_numbers, key_frame_clip
 from dataset.sequence import Sequence, SequenceSet
 from dataset.video import TestVideo
+from dataset.view import Letterbox
 from utils.errors import UserError
-from utils.geometry import Letterbox
-from utils.recipe import ClipSpec
-from utils.windows import frame_numbers, key_frame_clip
+from utils.recipe.schema import ClipSpec
 
 STORED = np.load(Path(__file__).parent / "data" / "rprnet_data.npz")
 SIDE = int(STORED["patch_size"])

@@ -22,7 +22,7 @@ from loss import create_loss
 from model import create_model, list_models
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
-from utils.recipe import ClipSpec, resolve_recipe
+from utils.recipe.schema import ClipSpec, resolve_recipe
 
 
 def specification(name: str) -> ClipSpec:

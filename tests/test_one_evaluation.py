@@ -14,7 +14,7 @@ import train
 from utils.boxes import BoxPrediction, MapPrediction
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError, run_command
-from utils.predictions import PredictionWriter, read_predictions
+from utils.report.predictions import PredictionWriter, read_predictions
 
 CPU = ("--device", "cpu")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from utils.engine.optim import AveragedWeights, freeze, make_optimizer, parameter_groups
 from utils.errors import UserError
-from utils.optimizer import AveragedWeights, freeze, make_optimizer, parameter_groups
-from utils.recipe import Recipe
+from utils.recipe.schema import Recipe
 
 
 class Small(nn.Module):

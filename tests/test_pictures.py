@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-import utils.curves
-from utils import pictures
-from utils.curves import pr_picture, roc_picture
 from utils.errors import UserError
-from utils.pictures import FALSE_ALARM, HIT, Shot, overlay, overlay_sheet
+from utils.report import curves as curve_pictures
+from utils.report import pictures
+from utils.report.curves import pr_picture, roc_picture
+from utils.report.pictures import FALSE_ALARM, HIT, Shot, overlay, overlay_sheet
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_sheet_of_any_frame_size(shape, tmp_path):
 @pytest.mark.parametrize("lowest_fa", [0, 1e-6])
 def test_roc_picture_shows_all_points(lowest_fa, tmp_path, monkeypatch):
     drawn = []
-    scale_fa = utils.curves.scale_fa
-    monkeypatch.setattr(utils.curves, "scale_fa", lambda axes, fa: (drawn.append(axes), scale_fa(axes, fa)))
+    scale_fa = curve_pictures.scale_fa
+    monkeypatch.setattr(curve_pictures, "scale_fa", lambda axes, fa: (drawn.append(axes), scale_fa(axes, fa)))
     fa, pd = np.array([0.9, 1e-3, 1e-5, lowest_fa]), np.array([1, 0.9, 0.8, 0.4])
     roc_picture({"A": (fa, pd)}, tmp_path / "roc.png", "ROC", thresholds=[0, 0.3, 0.5, 1])
     (axes,) = drawn
@@ -103,9 +103,11 @@ def test_roc_picture_shows_all_points(lowest_fa, tmp_path, monkeypatch):
 
 def test_pr_picture_ends_curves_at_their_last_recall_and_circles_points(tmp_path, monkeypatch):
     drawn = []
-    write_figure = utils.curves.write_figure
+    write_figure = curve_pictures.write_figure
     monkeypatch.setattr(
-        utils.curves, "write_figure", lambda figure, path: (drawn.append(figure), write_figure(figure, path))
+        curve_pictures,
+        "write_figure",
+        lambda figure, path: (drawn.append(figure), write_figure(figure, path)),
     )
     recall = np.linspace(0, 1, 101)
     reaching_70 = np.where(recall < 0.705, 0.9 - recall / 2, 0)
@@ -130,7 +132,7 @@ def test_pr_picture_ends_curves_at_their_last_recall_and_circles_points(tmp_path
 def test_pr_picture_without_points_explains_none(tmp_path, monkeypatch):
     labels = []
     monkeypatch.setattr(
-        utils.curves,
+        curve_pictures,
         "write_figure",
         lambda figure, _: labels.extend(figure.axes[0].get_legend_handles_labels()[1]),
     )

@@ -17,11 +17,11 @@ import train
 from dataset.sequence import Sequence, SequenceSet
 from dataset.video import TestVideo
 from metrics.protocols import PROTOCOLS, protocol_metrics
-from utils.engine import predict_video
+from utils.engine.predict import predict_video
+from utils.engine.score import score_set, scorings
 from utils.errors import UserError, run_command
-from utils.recipe import ClipSpec
+from utils.recipe.schema import ClipSpec
 from utils.registry import MODELS
-from utils.scoring import score_set, scorings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

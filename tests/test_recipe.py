@@ -9,7 +9,7 @@ import pytest
 import model  # noqa: F401, registers the models
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError
-from utils.recipe import Recipe, parse_setting, recipe_from_dict, resolve_recipe
+from utils.recipe.schema import Recipe, parse_setting, recipe_from_dict, resolve_recipe
 from utils.registry import MODELS
 
 MODEL_RECIPE = {

@@ -11,14 +11,14 @@ from parity import DATA, clip, published_weights
 from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import create_dataset
+from dataset.sampling import test_windows
 from dataset.video import TestVideo
 from loss import create_loss
 from model import create_model
 from utils.checkpoint import load_official, rename_key
-from utils.engine import predict_video
+from utils.engine.predict import predict_video
 from utils.errors import UserError
-from utils.recipe import resolve_recipe
-from utils.windows import test_windows
+from utils.recipe.schema import resolve_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,7 +19,7 @@ from loss import create_loss
 from model import create_model
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
-from utils.recipe import resolve_recipe
+from utils.recipe.schema import resolve_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

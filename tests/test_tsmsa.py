@@ -22,7 +22,7 @@ from model.layers.conv_lstm import ConvLSTM, CrossSliceLSTM, CrossSliceNode
 from model.tsmsa import MOTION_RENAME
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
-from utils.recipe import resolve_recipe
+from utils.recipe.schema import resolve_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

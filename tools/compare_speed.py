@@ -23,7 +23,7 @@ import speed_rprnet  # noqa: E402
 import speed_stmenet  # noqa: E402
 
 from benchmark import peak_mebibytes  # noqa: E402
-from utils.device import keep_freed_memory, processor_name  # noqa: E402
+from utils.engine.runtime import keep_freed_memory, processor_name  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import write_json  # noqa: E402
 

@@ -23,7 +23,7 @@ from loss import create_loss
 from metrics import create_metric
 from model import create_model
 from utils.checkpoint import load_official
-from utils.recipe import ClipSpec
+from utils.recipe.schema import ClipSpec
 
 SIDE = 256
 SPEC = ClipSpec(frames=6, key=2, channels=3, letterbox=SIDE, gray_scale=255.0, mean=0.28, std=0.23)

@@ -18,7 +18,7 @@ from dataset.clips import TrainingClips, training_clips
 from loss import create_loss
 from model import create_model
 from utils.checkpoint import load_official
-from utils.recipe import resolve_recipe
+from utils.recipe.schema import resolve_recipe
 
 SIDE, FRAMES = 512, 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

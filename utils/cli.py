@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from utils.recipe import parse_setting
+from utils.recipe.schema import parse_setting
 
 # flag: (recipe key, type, help, spellings that published repositories use)
 RECIPE_FLAGS = {

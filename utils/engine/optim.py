@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
-from utils.recipe import Recipe
+from utils.recipe.schema import Recipe
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 

@@ -21,7 +21,7 @@ class ClipSpec:
 
     frames: int = 40  # frames per clip
     key: int | str = "all"  # place of the one frame that the model predicts, from 0, or "all" of a window
-    neighbours: str = "number"  # frames around a key frame: see utils.windows.key_frame_clip
+    neighbours: str = "number"  # frames around a key frame: see dataset.sampling.key_frame_clip
     channels: int = 1  # equal copies of the gray channel
     letterbox: int | None = None  # side of the square that whole frames are fitted into, on gray 128
     patch: int | None = None  # side of the square training crop; None: whole frames

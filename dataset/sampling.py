@@ -3,11 +3,9 @@
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 
 def overlap(length: int) -> int:
@@ -67,37 +65,3 @@ def key_frame_clip(numbers: Sequence[int], place: int, frames: int, key: int) ->
     """
     wanted = range(numbers[place] - key, numbers[place] - key + frames)
     return [min(bisect_left(numbers, number), len(numbers) - 1) for number in wanted]
-
-
-class WindowFusion:
-    """Joins per-frame predictions of overlapping windows by their elementwise maximum, frame after frame.
-
-    Holds no more than the frames that a later window may still change.
-    """
-
-    def __init__(self):
-        self._first = 0  # number of the first frame held
-        self._held: list[np.ndarray] = []
-
-    def add(self, start: int, predictions: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Take the window's predictions [n, ...] and yield (frame, prediction) of those that are final.
-
-        Windows come in order of their start; all frames before `start` are final.
-        """
-        while self._held and self._first < start:
-            yield self._first, self._held.pop(0)
-            self._first += 1
-        if not self._held:
-            self._first = start
-        for offset, prediction in enumerate(predictions):
-            place = start + offset - self._first
-            if place < len(self._held):
-                self._held[place] = np.maximum(self._held[place], prediction)
-            else:
-                self._held.append(prediction)
-
-    def finish(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield what is left after the last window."""
-        for offset, prediction in enumerate(self._held):
-            yield self._first + offset, prediction
-        self._held = []

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from utils.boxes import Prediction
-from utils.curves import pr_picture, roc_picture
 from utils.files import write_atomically
-from utils.pictures import Shot, overlay_sheet
+from utils.report.curves import pr_picture, roc_picture
+from utils.report.pictures import Shot, overlay_sheet
 
 NAMES = ("data set", "group", "model", "figures of", "protocol", "targets by")
 FIGURES = {  # column: (figure, factor, format). P, R, F1 by the published formula are no operating point.
@@ -100,7 +100,7 @@ def with_footnotes(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
 
 
 def write_roc(path: Path, curves: dict[str, dict[str, Any]], title: str) -> None:
-    """Draw the curves of one `utils.scoring.Scoring`, by name."""
+    """Draw the curves of one `utils.engine.score.Scoring`, by name."""
     first = next(iter(curves.values()))
     of_pixels = {"x": "false positive rate of pixels", "y": "true positive rate of pixels"}
     axes = of_pixels if "tpr" in first else {}
@@ -137,7 +137,7 @@ def map_saver(folder: Path) -> Callable:
 
 
 def shot_of(video, index: int, prediction: Prediction, truth: dict) -> Shot:
-    """What there is to draw of a frame that `utils.engine.evaluate` has come to."""
+    """What there is to draw of a frame that `utils.engine.score.evaluate` has come to."""
     image = video.originals.images(index, index + 1)[0]
     found = prediction.boxes if prediction.map is None else prediction.map
     marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]

@@ -24,7 +24,7 @@ FORMAT = "moving-irstd predictions, version 1"
 
 
 class PredictionWriter:
-    """Call it for every frame in order, as `utils.engine.evaluate` does, and `finish` at the end."""
+    """Call it for every frame in order, as `utils.engine.score.evaluate` does, and `finish` at the end."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -75,7 +75,7 @@ class SavedPredictions:
     facts: dict[str, Any] = field(repr=False)
 
     def reader(self, threshold: float):
-        """A `predict` of `utils.engine.evaluate`; the arguments are those of the predictions' classes."""
+        """A `predict` of `engine.score.evaluate`; the arguments are those of the predictions' classes."""
         frames: dict[str, list[dict]] = {}
         for image in self.facts["images"]:
             frames.setdefault(image["sequence"], []).append(image)

@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.boxes import BoxPrediction, MapPrediction, Prediction
 from utils.errors import UserError
-from utils.recipe import Recipe
-from utils.windows import WindowFusion
+from utils.recipe.schema import Recipe
 
 
 @dataclass
@@ -119,75 +117,3 @@ def fit(
         mean_loss = progress.loss_sum / max(progress.batch, 1)
         progress.epoch, progress.batch, progress.loss_sum = epoch + 1, 0, 0.0
         after_epoch(mean_loss, rate)
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-@torch.inference_mode()
-def predict_video(
-    model: nn.Module, device: torch.device, threshold: float, video
-) -> Iterator[tuple[int, Prediction]]:
-    """(frame, prediction at the frame's original size) of every frame of a video, in order.
-
-    threshold: above which a pixel of a probability map belongs to a target
-    video:     as dataset.video.TestVideo. Overlapping windows are joined by their maximum. A model with
-               `stream()` computes what neighbouring clips share once, or carries a state through the video.
-    """
-    model.eval()
-    step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)
-    fusion = WindowFusion()
-    for read, clip in video:
-        decoded = model.decode(step(clip.to(device, non_blocking=True), read.places))
-        if isinstance(decoded, list):
-            yield read.first, BoxPrediction(video.restore_boxes(decoded[0].cpu().numpy()), video.size)
-            continue
-        probabilities = decoded[0, : read.count].float().cpu().numpy()
-        for index, probability in fusion.add(read.first, probabilities):
-            yield index, MapPrediction(video.restore(probability), threshold)
-    for index, probability in fusion.finish():
-        yield index, MapPrediction(video.restore(probability), threshold)
-
-
-def evaluate(
-    predict: Callable[[Any], Iterable[tuple[int, Prediction]]],
-    videos: Iterable,
-    new_metrics: Callable[[], dict[str, Any]],
-    on_frame: Callable[[Any, int, Prediction, dict], None] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Score predictions of videos: {sequence name: {key: metric}}, each metric updated once per frame.
-
-    predict: gives (frame, prediction) of every frame of a video
-    A metric that takes what the predictions are not, or whose kind of truth a sequence lacks, is left out for
-    that sequence.
-    on_frame(video, index, prediction, truth): sees every frame, to save or draw it.
-    """
-    scores = {}
-    for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
-        metrics = new_metrics()
-        kinds = {metric.truth for metric in metrics.values()}
-        for index, prediction in predict(video):
-            truth = video.truth(index, kinds)
-            for name, metric in list(metrics.items()):
-                found = getattr(prediction, metric.takes)
-                if found is None or truth[metric.truth] is None:
-                    del metrics[name]
-                else:
-                    metric.update(found, truth[metric.truth])
-            if on_frame:
-                on_frame(video, index, prediction, truth)
-        scores[video.name] = metrics
-    return scores
-
-
-def merge_scores(
-    scores: dict[str, dict[str, Any]], new_metrics: Callable[[], dict[str, Any]], names: Iterable[str]
-) -> dict[str, Any]:
-    """One set of metrics over the named sequences: counters are summed, not figures averaged."""
-    total = new_metrics()
-    used = set()
-    for name in names:
-        for kind, metric in scores[name].items():
-            total[kind].merge(metric)
-            used.add(kind)
-    return {kind: metric for kind, metric in total.items() if kind in used}

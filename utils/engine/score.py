@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from utils.engine import evaluate, merge_scores
+from utils.boxes import Prediction
 from utils.errors import UserError
 
 Metrics = dict[tuple[str, str], Any]  # by (protocol, name of the metric)
@@ -26,7 +27,7 @@ def score_set(
 ) -> tuple[dict[str, Metrics], dict[str, Metrics]]:
     """(metrics per group, metrics per sequence). The groups are "all" and the data set's subsets.
 
-    predict, videos, new_metrics, on_frame: as in `utils.engine.evaluate`
+    predict, videos, new_metrics, on_frame: as in `utils.engine.score.evaluate`
     """
     scores = evaluate(predict, videos, new_metrics, on_frame)
     groups = {"all": merge_scores(scores, new_metrics, scores)}
@@ -128,3 +129,47 @@ def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
         known = ", ".join(f"{t:g}" for t in thresholds)
         raise UserError(f"Pd and Fa are not counted at the threshold {threshold}; choose one of {known}")
     return int(places[0])
+
+
+def evaluate(
+    predict: Callable[[Any], Iterable[tuple[int, Prediction]]],
+    videos: Iterable,
+    new_metrics: Callable[[], dict[str, Any]],
+    on_frame: Callable[[Any, int, Prediction, dict], None] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score predictions of videos: {sequence name: {key: metric}}, each metric updated once per frame.
+
+    predict: gives (frame, prediction) of every frame of a video
+    A metric that takes what the predictions are not, or whose kind of truth a sequence lacks, is left out for
+    that sequence.
+    on_frame(video, index, prediction, truth): sees every frame, to save or draw it.
+    """
+    scores = {}
+    for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
+        metrics = new_metrics()
+        kinds = {metric.truth for metric in metrics.values()}
+        for index, prediction in predict(video):
+            truth = video.truth(index, kinds)
+            for name, metric in list(metrics.items()):
+                found = getattr(prediction, metric.takes)
+                if found is None or truth[metric.truth] is None:
+                    del metrics[name]
+                else:
+                    metric.update(found, truth[metric.truth])
+            if on_frame:
+                on_frame(video, index, prediction, truth)
+        scores[video.name] = metrics
+    return scores
+
+
+def merge_scores(
+    scores: dict[str, dict[str, Any]], new_metrics: Callable[[], dict[str, Any]], names: Iterable[str]
+) -> dict[str, Any]:
+    """One set of metrics over the named sequences: counters are summed, not figures averaged."""
+    total = new_metrics()
+    used = set()
+    for name in names:
+        for kind, metric in scores[name].items():
+            total[kind].merge(metric)
+            used.add(kind)
+    return {kind: metric for kind, metric in total.items() if kind in used}
