@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from loss.inputs import logits_and_target
+from loss.terms import named_terms
 from utils.registry import register_loss
 
 
@@ -13,7 +14,7 @@ from utils.registry import register_loss
 class BCELoss(nn.Module):
     """Binary cross-entropy with logits, averaged over all pixels of the batch."""
 
-    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns a scalar."""
+    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns {"loss": scalar}."""
         logits, target = logits_and_target(raw, target)
-        return binary_cross_entropy_with_logits(logits, target)
+        return named_terms(binary_cross_entropy_with_logits(logits, target))

@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from loss.hard_mining import HardMiningLoss
 from loss.inputs import logits_and_target
+from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
 
@@ -35,14 +36,14 @@ class FocalLoss(nn.Module):
             raise UserError(f"loss Focal has no variant {variant!r}; known: published, clean")
         self.variant = variant
 
-    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns a scalar."""
+    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns {"loss": scalar}."""
         logits, target = logits_and_target(raw, target)
         p = torch.sigmoid(logits.detach())
         q = p if self.variant == "clean" else 1 - p
         on_target = ALPHA_TARGET * (1 - p) ** GAMMA * target * logsigmoid(logits)
         on_background = ALPHA_BACKGROUND * q**GAMMA * (1 - target) * logsigmoid(-logits)
-        return -(on_target + on_background).mean()
+        return named_terms(-(on_target + on_background).mean())
 
 
 @register_loss("OHEM")

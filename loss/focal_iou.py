@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from loss.inputs import logits_and_target
+from loss.terms import named_terms
 from utils.registry import register_loss
 
 
@@ -23,8 +24,8 @@ class FocalIoULoss(nn.Module):
     Source: TSMSA, `FocalIoULoss` of its code.
     """
 
-    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """raw["logits"] and target y in 0..1: [B, T', H, W]. Returns a scalar."""
+    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """raw["logits"] and target y in 0..1: [B, T', H, W]. Returns {"loss": scalar}."""
         logits, target = logits_and_target(raw, target)
         p = 0.999 * (torch.sigmoid(logits) - 0.5) + 0.5
         both = (p * target).sum()
@@ -32,4 +33,4 @@ class FocalIoULoss(nn.Module):
         cross_entropy = -target * p.log() - (1 - target) * (1 - p).log()
         focal = (1 - torch.exp(-cross_entropy)) ** 2 * cross_entropy
         balance = 0.75 * target + 0.25 * (1 - target)
-        return (balance * (1 - iou) * focal ** (0.5 * iou + 0.5)).sum()
+        return named_terms((balance * (1 - iou) * focal ** (0.5 * iou + 0.5)).sum())

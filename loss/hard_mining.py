@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, max_pool2d
 
 from loss.inputs import logits_and_target
+from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
 
@@ -50,15 +51,15 @@ class HardMiningLoss(nn.Module):
         self.protected_area = protected_area
         self.per_frame = per_frame
 
-    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
-        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns a scalar.
+    def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns {"loss": scalar}.
 
         Raises UserError for frames of fewer than 200 pixels.
         """
         logits, target = logits_and_target(raw, target)
         if self.per_frame:
             logits, target = (x.flatten(0, 1).unsqueeze(1) for x in (logits, target))  # [B * T', 1, H, W]
-        return (self.focal_terms(logits, target) * self.choose(logits.detach(), target)).sum()
+        return named_terms((self.focal_terms(logits, target) * self.choose(logits.detach(), target)).sum())
 
     def focal_terms(self, logits: Tensor, target: Tensor) -> Tensor:
         """The focal term of every pixel, [B, T', H, W]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from loss.inputs import logits_and_target
 from loss.side_maps import mean_over_maps
+from loss.terms import named_terms
 from utils.registry import register_loss
 
 EPSILON = 1e-8
@@ -36,11 +37,16 @@ class SLSIoULoss(nn.Module):
         super().__init__()
         self.warmup, self.location, self.sides = warmup, location, sides
 
-    def forward(self, raw: Mapping[str, Any], target: Tensor) -> Tensor:
-        """raw["logits"] and target in {0, 1}: [B, T', H, W], B * T' images. Returns a scalar."""
-        return mean_over_maps(self.of_map, raw, target) if self.sides else self.of_map(raw, target)
+    def forward(self, raw: Mapping[str, Any], target: Tensor) -> dict[str, Tensor]:
+        """raw["logits"] and target in {0, 1}: [B, T', H, W], B * T' images.
 
-    def of_map(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
+        Returns the scalar "loss" and its terms: "iou", without the location loss, and "location", if it is
+        added.
+        """
+        return mean_over_maps(self.one_map, raw, target) if self.sides else self.one_map(raw, target)
+
+    def one_map(self, raw: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """As forward, of raw["logits"] alone."""
         logits, target = logits_and_target(raw, target)
         probability = torch.sigmoid(logits)
         intersection, area, true_area = (x.sum((2, 3)) for x in (probability * target, probability, target))
@@ -48,12 +54,16 @@ class SLSIoULoss(nn.Module):
         tiny = torch.finfo(area.dtype).tiny
         iou = intersection / (area + true_area - intersection).clamp_min(tiny)  # [B, T']
         if self.warmup:
-            return 1 - iou.mean()
+            loss = 1 - iou.mean()
+            return named_terms(loss, iou=loss)
         distance = ((area - true_area) / 2) ** 2
         smaller, larger = torch.minimum(area, true_area), torch.maximum(area, true_area)
         scale = (smaller + distance) / (larger + distance).clamp_min(tiny)
-        loss = 1 - (scale * iou).mean()
-        return loss + location_loss(probability, target) if self.location else loss
+        scaled_iou = 1 - (scale * iou).mean()
+        if not self.location:
+            return named_terms(scaled_iou, iou=scaled_iou)
+        location = location_loss(probability, target)
+        return named_terms(scaled_iou + location, iou=scaled_iou, location=location)
 
 
 def location_loss(probability: Tensor, target: Tensor) -> Tensor:
@@ -68,8 +78,8 @@ def location_loss(probability: Tensor, target: Tensor) -> Tensor:
     (x, y), (true_x, true_y) = weighted_centre(probability), weighted_centre(target)
     radius, true_radius = (torch.sqrt(a**2 + b**2 + EPSILON) for a, b in ((x, y), (true_x, true_y)))
     ratio = torch.minimum(radius, true_radius) / (torch.maximum(radius, true_radius) + EPSILON)
-    turn = torch.atan(y / (x + EPSILON)) - torch.atan(true_y / (true_x + EPSILON))
-    return (1 - ratio + 4 / math.pi**2 * turn**2).mean()
+    angle = torch.atan(y / (x + EPSILON)) - torch.atan(true_y / (true_x + EPSILON))
+    return (1 - ratio + 4 / math.pi**2 * angle**2).mean()
 
 
 def weighted_centre(values: Tensor) -> tuple[Tensor, Tensor]:

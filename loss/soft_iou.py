@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from loss.inputs import logits_and_target
 from loss.side_maps import mean_over_maps
+from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
 
@@ -36,15 +37,16 @@ class SoftIoULoss(nn.Module):
             raise UserError(f"loss SoftIoU cannot sum over {over!r}; known: {', '.join(AXES)}")
         self.smooth, self.axes, self.sides = smooth, AXES[over], sides
 
-    def forward(self, raw: Mapping[str, Any], target: Tensor) -> Tensor:
-        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns a scalar."""
-        return mean_over_maps(self.of_map, raw, target) if self.sides else self.of_map(raw, target)
+    def forward(self, raw: Mapping[str, Any], target: Tensor) -> dict[str, Tensor]:
+        """raw["logits"] and target in {0, 1}: [B, T', H, W]. Returns {"loss": scalar}."""
+        return mean_over_maps(self.one_map, raw, target) if self.sides else self.one_map(raw, target)
 
-    def of_map(self, raw: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    def one_map(self, raw: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """As forward, of raw["logits"] alone."""
         logits, target = logits_and_target(raw, target)
         probability = torch.sigmoid(logits)
         intersection = (probability * target).sum(self.axes)
         union = probability.sum(self.axes) + target.sum(self.axes) - intersection
         # The union is 0 only if there is no target and every sigmoid underflows; then 0 / tiny = 0, not NaN.
         tiny = torch.finfo(union.dtype).tiny
-        return 1 - ((intersection + self.smooth) / (union + self.smooth).clamp_min(tiny)).mean()
+        return named_terms(1 - ((intersection + self.smooth) / (union + self.smooth).clamp_min(tiny)).mean())

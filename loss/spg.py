@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, pad
 
 from loss.inputs import logits_and_target
+from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
 
@@ -37,23 +38,25 @@ class SPGLoss(nn.Module):
     then one permutation of H * W per sample. Target values outside 0 and 1 enter the formula as they are.
     """
 
-    def forward(self, raw: Mapping[str, Any], target: Tensor) -> Tensor:
-        """raw as in `maps_and_target`; target [B, 1, H, W] or [B, H, W]. Returns a scalar."""
+    def forward(self, raw: Mapping[str, Any], target: Tensor) -> dict[str, Tensor]:
+        """raw as in `maps_and_target`; target [B, 1, H, W] or [B, H, W]. Returns what `terms` does."""
         maps, target = maps_and_target(raw, target)
         maps = torch.sigmoid(maps)
-        return self.total(maps, target, self.draw_clutter(maps.detach(), target))
+        return self.terms(maps, target, self.draw_clutter(maps.detach(), target))
 
-    def total(self, maps: Tensor, target: Tensor, clutter: Tensor) -> Tensor:
-        """The loss for a given clutter mask.
+    def terms(self, maps: Tensor, target: Tensor, clutter: Tensor) -> dict[str, Tensor]:
+        """The scalars "loss" and its terms "target" and "background", for a given clutter mask.
 
         maps:    [B, N, H, W], of which the loss takes the sigmoid
         target:  [B, 1, H, W]
         clutter: [B, N, H, W], 1 on the clutter pixels of each map and else 0
         """
-        return self.parts(maps, target, clutter).sum()
+        parts = self.parts(maps, target, clutter)
+        on_target, on_background = parts.sum(0)
+        return named_terms(parts.sum(), target=on_target, background=on_background)
 
     def parts(self, maps: Tensor, target: Tensor, clutter: Tensor) -> Tensor:
-        """The sums over targets and over background of each map, [N, 2]; arguments as those of `total`."""
+        """The sums over targets and over background of each map, [N, 2]; arguments as those of `terms`."""
         weight = (clutter * (1 - protected_area(target)) + target).clamp(max=1)
         ring = sum(w * r for w, r in zip(RING_WEIGHTS, self.rings(target), strict=True))
         log_p = logsigmoid(maps)
@@ -95,14 +98,15 @@ class CleanSPGLoss(SPGLoss):
     numbers come from the generator of the maps' device; an easy pixel may be drawn twice.
     """
 
-    def forward(self, raw: Mapping[str, Any], target: Tensor) -> Tensor:
-        """raw as in `maps_and_target`; target [B, 1, H, W] or [B, H, W]. Returns a scalar."""
+    def forward(self, raw: Mapping[str, Any], target: Tensor) -> dict[str, Tensor]:
+        """raw as in `maps_and_target`; target [B, 1, H, W] or [B, H, W]. Returns what `terms` does."""
         maps, target = maps_and_target(raw, target)
         target = (target > 0).to(maps)
-        return self.total(maps, target, self.draw_clutter(maps.detach(), target))
+        return self.terms(maps, target, self.draw_clutter(maps.detach(), target))
 
-    def total(self, maps: Tensor, target: Tensor, clutter: Tensor) -> Tensor:
-        return super().total(maps, target, clutter) / target.sum().clamp(min=len(target))
+    def terms(self, maps: Tensor, target: Tensor, clutter: Tensor) -> dict[str, Tensor]:
+        pixels = target.sum().clamp(min=len(target))
+        return {name: term / pixels for name, term in super().terms(maps, target, clutter).items()}
 
     def rings(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return symmetric_rings(target)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loss.spg import maps_and_target
+from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
 
@@ -33,11 +34,11 @@ class STDLoss(nn.Module):
             raise UserError(f"loss STDLoss has no variant {variant!r}; known: published, clean")
         self.variant = variant
 
-    def forward(self, raw: Mapping[str, Any], target: Tensor) -> Tensor:
-        """raw as in `maps_and_target`; target [B, 1, H, W] or [B, H, W]. Returns a scalar."""
+    def forward(self, raw: Mapping[str, Any], target: Tensor) -> dict[str, Tensor]:
+        """raw as in `maps_and_target`; target [B, 1, H, W] or [B, H, W]. Returns {"loss": scalar}."""
         maps, target = maps_and_target(raw, target)
         p = torch.sigmoid(maps).clamp(MARGIN, 1 - MARGIN)
         on_target = ALPHA * (1 - p) ** GAMMA * target * -torch.log(p)
         on_background = (1 - ALPHA) * p**GAMMA * (1 - target) * -torch.log(1 - p)
         per_sample = (on_target + on_background).sum(1).mean((1, 2))  # [B]
-        return per_sample.mean() if self.variant == "clean" else per_sample[-1] / len(per_sample)
+        return named_terms(per_sample.mean() if self.variant == "clean" else per_sample[-1] / len(per_sample))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
 
@@ -28,7 +29,7 @@ class Cells(NamedTuple):
     stride: Tensor  # [A]: input pixels per cell
 
 
-@register_loss("YOLOX", aliases=("SimOTA", "YOLOLoss"))
+@register_loss("YOLOX", aliases=("SimOTA", "YOLOLoss"), task="boxes")
 class YOLOXLoss(nn.Module):
     """The loss of a batch of boxes, divided by the number of positive cells (at least 1):
 
@@ -48,22 +49,25 @@ class YOLOXLoss(nn.Module):
         super().__init__()
         self.strides, self.motion_weight = tuple(strides), motion_weight
 
-    def forward(self, raw: Mapping[str, Any], target: Sequence[Tensor]) -> Tensor:
-        """The loss, a scalar.
+    def forward(self, raw: Mapping[str, Any], target: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The scalar "loss" and its terms "iou", "objectness", "class" and, where it is added, "motion".
 
         raw:    "head", one map [B, 5 + C, h, w] per stride: tx, ty, tw, th, logits of objectness and classes
         target: per image [n, 5]: centre x, y, width, height in input pixels, class; [0] or [0, 5] for none
         Raises UserError without "head" and where maps and strides differ in number, ValueError where images
         and targets do.
         """
-        terms = self.terms(raw, target)
-        weighted = IOU_WEIGHT * terms["iou"] + terms["objectness"] + terms["class"]
-        loss = weighted / terms["positives"].clamp(min=1)
+        sums = self.sums(raw, target)
+        positives = sums.pop("positives").clamp(min=1)
+        sums["iou"] = IOU_WEIGHT * sums["iou"]
+        loss = (sums["iou"] + sums["objectness"] + sums["class"]) / positives
+        terms = {name: value / positives for name, value in sums.items()}
         if "motion_loss" in raw:
-            loss = loss + self.motion_weight * raw["motion_loss"]
-        return loss
+            terms["motion"] = self.motion_weight * raw["motion_loss"]
+            loss = loss + terms["motion"]
+        return named_terms(loss, **terms)
 
-    def terms(self, raw: Mapping[str, Any], target: Sequence[Tensor]) -> dict[str, Tensor]:
+    def sums(self, raw: Mapping[str, Any], target: Sequence[Tensor]) -> dict[str, Tensor]:
         """The sums "iou", "objectness" and "class" over the batch, and the number of "positives"."""
         cells = self.cells(raw)
         truth = padded(target, cells.maps)

@@ -128,7 +128,7 @@ def test_training_gives_the_published_loss_statistics_and_gradients(stored, mode
     published = create_loss(recipe["loss"], **recipe["loss_options"])
     losses = {
         "linear": (logits * probe).mean(),
-        "fullySup": published(raw, torch.from_numpy(stored["target"])),
+        "fullySup": published(raw, torch.from_numpy(stored["target"]))["loss"],
     }
     untrained = {rename_key(str(key), model.rename) for key in stored["no_grad_parameters"]}
     for name, value in losses.items():
@@ -281,13 +281,13 @@ def test_import_refuses_what_does_not_fit(weights):
 )
 def test_published_losses(stored, key, name, options):
     logits = torch.from_numpy(clip(tuple(stored["loss_logits_shape"]), int(stored["loss_logits_seed"])))
-    value = create_loss(name, **options)({"logits": logits}, torch.from_numpy(stored["target"]))
+    value = create_loss(name, **options)({"logits": logits}, torch.from_numpy(stored["target"]))["loss"]
     assert value.item() == pytest.approx(float(stored[f"loss_{key}"]), rel=1e-6)
 
 
 def test_the_published_cross_entropy_is_a_sum(stored):
     logits = torch.from_numpy(clip(tuple(stored["loss_logits_shape"]), int(stored["loss_logits_seed"])))
-    mean = create_loss("BCE")({"logits": logits}, torch.from_numpy(stored["target"]))
+    mean = create_loss("BCE")({"logits": logits}, torch.from_numpy(stored["target"]))["loss"]
     assert mean.item() * logits.numel() == pytest.approx(float(stored["loss_fullySupBCE_sum"]), rel=1e-6)
 
 
@@ -297,7 +297,7 @@ def test_published_losses_for_point_labels(stored, name, key):
     logits, target = torch.from_numpy(clip(shape, int(stored["loss_logits_seed"]))), torch.zeros(shape)
     target[tuple(torch.from_numpy(np.insert(stored["loss512_target_points"], 1, 0, axis=1)).T)] = 1
     torch.manual_seed(0)
-    value = create_loss(name)({"logits": logits}, target)
+    value = create_loss(name)({"logits": logits}, target)["loss"]
     assert value.item() == pytest.approx(float(stored[f"loss512_{key}"]), rel=1e-6)
 
 
@@ -329,7 +329,7 @@ def test_focal_loss_by_loops(variant, base):
     logits, target = few_points()
     terms, gradient = focal_terms(logits, target, base)
     logits.requires_grad_()
-    loss = create_loss("Focal", variant=variant)({"logits": logits}, target)
+    loss = create_loss("Focal", variant=variant)({"logits": logits}, target)["loss"]
     loss.backward()
     assert loss.item() == pytest.approx(terms.mean().item(), rel=1e-12)
     torch.testing.assert_close(logits.grad, gradient / logits.numel(), rtol=1e-10, atol=0)
@@ -349,7 +349,7 @@ def test_ohem_by_loops():
         for _, r, c in sorted(far)[-7:]:  # the cross-entropy of background rises with the logit
             chosen[b, 0, r, c] = 1
     logits.requires_grad_()
-    loss = create_loss("OHEM", max_clutter=7)({"logits": logits}, target)
+    loss = create_loss("OHEM", max_clutter=7)({"logits": logits}, target)["loss"]
     loss.backward()
     assert loss.item() == pytest.approx((chosen * terms).sum().item(), rel=1e-12)
     torch.testing.assert_close(logits.grad, chosen * gradient, rtol=1e-10, atol=0)
@@ -359,7 +359,7 @@ def test_ohem_by_loops():
 @pytest.mark.parametrize("extreme", [-500.0, 500.0])
 def test_extreme_logits_have_finite_loss_and_gradient(name, extreme):
     logits, target = torch.full((2, 1, 16, 18), extreme, requires_grad=True), few_points()[1]
-    loss = create_loss(name)({"logits": logits}, target)
+    loss = create_loss(name)({"logits": logits}, target)["loss"]
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
 

@@ -41,7 +41,8 @@ def test_value_and_gradient_of_the_published_loss(stored, key):
     name, options = LOSSES[key]
     logits = torch.tensor(stored["logits"], requires_grad=True)
     target = torch.tensor(stored["target"]) * (not key.endswith("empty_target"))
-    assert_published(stored, key, create_loss(name, **options)({"logits": logits}, target), logits)
+    loss = create_loss(name, **options)({"logits": logits}, target)["loss"]
+    assert_published(stored, key, loss, logits)
 
 
 def test_value_and_gradient_of_the_published_location_loss(stored):
@@ -54,8 +55,8 @@ def test_value_and_gradient_of_the_published_mean_over_two_maps(stored):
     """The second map has half the probabilities of the first one."""
     logits = torch.tensor(stored["logits"], requires_grad=True)
     raw = {"logits": logits, "side_logits": [torch.logit(torch.sigmoid(logits) / 2)]}
-    loss = create_loss("SoftIoU", smooth=1.0, over="batch", sides=True)(raw, torch.tensor(stored["target"]))
-    assert_published(stored, "soft_iou_list_of_two", loss, logits)
+    terms = create_loss("SoftIoU", smooth=1.0, over="batch", sides=True)(raw, torch.tensor(stored["target"]))
+    assert_published(stored, "soft_iou_list_of_two", terms["loss"], logits)
 
 
 # ---------------------------------------------------------------- slow forms
@@ -91,7 +92,7 @@ def ratio(logits: torch.Tensor, target: torch.Tensor, smooth: float) -> float:
 def test_what_soft_iou_sums_over(over, groups):
     logits, target = random_maps(2, 3, 16, 20)
     expected = 1 - np.mean([ratio(logits[group], target[group], smooth=0.5) for group in map(index, groups)])
-    loss = create_loss("SoftIoU", smooth=0.5, over=over)({"logits": logits}, target)
+    loss = create_loss("SoftIoU", smooth=0.5, over=over)({"logits": logits}, target)["loss"]
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -124,21 +125,21 @@ def sls_by_loops(logits: torch.Tensor, target: torch.Tensor) -> float:
 
 def test_sls_iou_against_loops():
     logits, target = random_maps(2, 3, 16, 20)
-    loss = create_loss("SLSIoU")({"logits": logits}, target)
+    loss = create_loss("SLSIoU")({"logits": logits}, target)["loss"]
     assert loss.item() == pytest.approx(sls_by_loops(logits, target), rel=1e-12)
 
 
 def test_sls_iou_of_a_perfect_prediction_is_0():
     _, target = random_maps(2, 2, 16, 20)
     target = target[:, :1]
-    loss = create_loss("SLSIoU")({"logits": 200 * target - 100}, target)
+    loss = create_loss("SLSIoU")({"logits": 200 * target - 100}, target)["loss"]
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_dice_of_a_perfect_prediction_is_a_third():
     target = torch.zeros(1, 1, 100, 100)
     target[:, :, 10:60, 10:60] = 1
-    loss = create_loss("Dice")({"logits": 200 * target - 100}, target)
+    loss = create_loss("Dice")({"logits": 200 * target - 100}, target)["loss"]
     assert loss.item() == pytest.approx(1 - 5001 / 7501, rel=1e-6)
 
 
@@ -147,14 +148,14 @@ def test_side_maps_of_lower_resolution_meet_the_maxima_of_the_target(name):
     logits, target = random_maps(2, 2, 16, 20)
     sides = [logits.roll(3, dims=-1), random_maps(2, 2, 8, 10)[0], random_maps(2, 2, 4, 5)[0]]
     raw = {"logits": logits, "side_logits": sides}
-    loss = create_loss(name, **SIDES[name])(raw, target)
+    loss = create_loss(name, **SIDES[name])(raw, target)["loss"]
     expected = []
     for map_ in (logits, *sides):
         step = 16 // map_.shape[2]
         pooled = torch.zeros_like(map_)
         for b, t, i, j in target.nonzero().tolist():
             pooled[b, t, i // step, j // step] = 1
-        expected.append(create_loss(name)({"logits": map_}, pooled).item())
+        expected.append(create_loss(name)({"logits": map_}, pooled)["loss"].item())
     assert len(set(expected)) == 4
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-6)
 
@@ -170,7 +171,7 @@ def test_extreme_logits_have_finite_loss_and_gradient(name, extreme, empty):
     target = torch.zeros(1, 2, 16, 16)
     if not empty:
         target[0, 0, 4, 4] = 1
-    loss = create_loss(name)({"logits": logits}, target)
+    loss = create_loss(name)({"logits": logits}, target)["loss"]
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -181,7 +182,7 @@ def test_half_precision_logits_give_the_loss_of_their_float32_values(name):
     logits = torch.full((1, 1, 512, 512), 3.0, dtype=torch.float16)  # their sum overflows float16
     target = torch.zeros(1, 1, 512, 512)
     target[:, :, 30, 30] = 1
-    losses = [create_loss(name)({"logits": raw}, target) for raw in (logits, logits.float())]
+    losses = [create_loss(name)({"logits": raw}, target)["loss"] for raw in (logits, logits.float())]
     assert torch.isfinite(losses[0])
     assert torch.equal(*losses)
 

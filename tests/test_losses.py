@@ -32,7 +32,7 @@ def stored():
 def test_value_and_gradient_of_the_published_loss(stored, key, name, options):
     logits = torch.tensor(stored["logits"], requires_grad=True)
     torch.manual_seed(int(stored["torch_manual_seed"]))
-    loss = create_loss(name, **options)({"logits": logits}, torch.tensor(stored["target"]))
+    loss = create_loss(name, **options)({"logits": logits}, torch.tensor(stored["target"]))["loss"]
     loss.backward()
     assert loss.item() == pytest.approx(float(stored[f"{key}/loss"]), rel=1e-6)
     np.testing.assert_allclose(logits.grad, stored[f"{key}/grad"], rtol=1e-5, atol=1e-7)
@@ -42,8 +42,8 @@ def test_value_and_gradient_of_the_published_loss(stored, key, name, options):
 def test_value_on_the_logits_of_the_published_deeppro(name):
     stored = np.load(DATA / "deeppro.npz")
     torch.manual_seed(int(stored["torch_manual_seed_before_ham_and_before_hpm"]))
-    loss = create_loss(name)({"logits": torch.tensor(stored["logits"])}, torch.tensor(stored["target"]))
-    assert loss.item() == pytest.approx(float(stored[f"eval/loss_{name.lower()}"]), rel=1e-6)
+    terms = create_loss(name)({"logits": torch.tensor(stored["logits"])}, torch.tensor(stored["target"]))
+    assert terms["loss"].item() == pytest.approx(float(stored[f"eval/loss_{name.lower()}"]), rel=1e-6)
 
 
 def hard_mining_by_loops(logits, target, alpha, gamma, max_clutter, protected_area, spread):
@@ -86,14 +86,14 @@ def test_hard_mining_options_against_loops(name, spread):
     target = (torch.rand(2, 3, 16, 18, generator=generator) < 0.01).double()
     options = {"alpha": (0.3, 0.6), "gamma": 1.5, "max_clutter": 22, "protected_area": 1}
     torch.manual_seed(8)
-    loss = create_loss(name, **options)({"logits": logits}, target)
+    loss = create_loss(name, **options)({"logits": logits}, target)["loss"]
     torch.manual_seed(8)
     assert loss.item() == pytest.approx(hard_mining_by_loops(logits, target, **options, spread=spread))
 
 
 def test_clips_without_target_have_soft_iou_1_and_gradient_0():
     logits = torch.linspace(-200, 5, 2 * 3 * 8 * 8).view(2, 3, 8, 8).requires_grad_()
-    loss = create_loss("SoftIoU")({"logits": logits}, torch.zeros(2, 3, 8, 8))
+    loss = create_loss("SoftIoU")({"logits": logits}, torch.zeros(2, 3, 8, 8))["loss"]
     loss.backward()
     assert loss.item() == 1
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -105,7 +105,7 @@ def test_extreme_logits_have_finite_loss_and_gradient(name, extreme):
     logits = torch.full((1, 2, 16, 16), extreme, requires_grad=True)
     target = torch.zeros(1, 2, 16, 16)
     target[0, 0, 4, 4] = 1
-    loss = create_loss(name)({"logits": logits}, target)
+    loss = create_loss(name)({"logits": logits}, target)["loss"]
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -119,7 +119,7 @@ def test_half_precision_logits_give_the_loss_of_their_float32_values(name):
     losses = []
     for raw in (logits, logits.float()):
         torch.manual_seed(0)
-        losses.append(create_loss(name)({"logits": raw}, target))
+        losses.append(create_loss(name)({"logits": raw}, target)["loss"])
     assert torch.isfinite(losses[0])
     assert torch.equal(*losses)
 

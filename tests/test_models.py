@@ -216,7 +216,7 @@ def test_a_few_training_steps_lower_the_loss_of_boxes(name):
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     history = []
     for _ in range(10):
-        value = loss(model(x), target)
+        value = loss(model(x), target)["loss"]
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -235,7 +235,7 @@ def test_a_few_training_steps_lower_the_loss(name):
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     history = []
     for _ in range(16):
-        value = loss(model(x), target)
+        value = loss(model(x), target)["loss"]
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -298,7 +298,7 @@ def losses(name: str, raw: dict, stored) -> dict[str, torch.Tensor]:
     out = {}
     for loss, options in (("SoftIoU", {}), ("BCE", {}), ("HAM", mine_frames), ("HPM", {})):
         torch.manual_seed(int(stored["torch_manual_seed_before_ham_and_before_hpm"]))
-        out[loss.lower()] = create_loss(loss, **options)(raw, target)
+        out[loss.lower()] = create_loss(loss, **options)(raw, target)["loss"]
     return out
 
 

@@ -229,8 +229,8 @@ def test_training_stops_when_it_diverges(monkeypatch, flags, tmp_path, what, spo
     def spoilt_loss(name):
         def loss(raw, target):
             calls.append(name)
-            value = create_loss(name)(raw, target)
-            return spoil(value, raw["logits"]) if len(calls) == 7 else value
+            terms = create_loss(name)(raw, target)
+            return {"loss": spoil(terms["loss"], raw["logits"])} if len(calls) == 7 else terms
 
         return loss
 

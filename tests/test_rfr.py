@@ -100,8 +100,8 @@ def test_the_loss_of_the_paper(stored, model):
     shape = (batch, 1, frames, height, width)
     logits = random_clip(*shape, seed=stored["loss_pred_seed_sigmoid_of_clip"])[:, 0]
     target = torch.from_numpy(stored["target"][:, :, 0])
-    whole = loss({"logits": logits}, target)
-    first = loss({"logits": logits[:, :1]}, target[:, :1])
+    whole = loss({"logits": logits}, target)["loss"]
+    first = loss({"logits": logits[:, :1]}, target[:, :1])["loss"]
     assert whole.item() == pytest.approx(float(stored["loss_softiou_clip5d"]), rel=1e-6)
     assert first.item() == pytest.approx(float(stored["loss_softiou_frame0"]), rel=1e-6)
 
@@ -120,7 +120,7 @@ def test_training_gives_the_published_losses_statistics_and_gradients(stored, mo
     published = create_loss(model.recipe["loss"], **model.recipe["loss_options"])
     losses = {
         "linear": (logits * probe).mean(),
-        "softiou": published(raw, torch.from_numpy(stored["target"][:, :, 0])),
+        "softiou": published(raw, torch.from_numpy(stored["target"][:, :, 0]))["loss"],
     }
     for name, value in losses.items():
         assert value.item() == pytest.approx(float(stored[f"train_loss_{name}"]), rel=1e-5)

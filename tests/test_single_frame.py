@@ -100,7 +100,7 @@ class Case:
             "sls_iou_epoch6_warm5": create_loss("SLSIoU"),
         }
         keys = {f"{mode}/loss_{name}": loss for name, loss in losses.items()}
-        return {key: loss(raw, self.target()) for key, loss in keys.items() if key in self.stored}
+        return {key: loss(raw, self.target())["loss"] for key, loss in keys.items() if key in self.stored}
 
     def gradient_norms(self, loss: str) -> dict[str, float]:
         """Of the published parameters, after the loss of that stored name."""
@@ -310,7 +310,8 @@ def test_the_loss_of_the_recipe_trains_every_parameter(name):
     assert rates == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5, 5e-6, 5e-6])
     target = torch.zeros(2, 1, 64, 64)
     target[:, :, 30:33, 40:42] = 1
-    create_loss(recipe.loss, **recipe.loss_options)(model(random_clip(2, 1, 64, 64)), target).backward()
+    loss = create_loss(recipe.loss, **recipe.loss_options)
+    loss(model(random_clip(2, 1, 64, 64)), target)["loss"].backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 

@@ -72,7 +72,7 @@ def test_ranking_and_draws_of_the_published_code(stored):
 def test_loss_of_a_seed_of_the_published_code(stored):
     maps, target = stored_case(stored)
     torch.manual_seed(0)
-    loss = create_loss("SPGloss")(raw_of(maps), target)
+    loss = create_loss("SPGloss")(raw_of(maps), target)["loss"]
     assert loss.item() == pytest.approx(float(stored["spg_loss_seed0"]), rel=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_parts_and_gradients_of_the_published_code(stored, case):
     if case != "no_clutter":
         clutter = clutter_mask(stored[f"clutter_index_{case}"])
     loss = create_loss("SPGloss")
-    total = loss.total(probability, target, clutter)
+    total = loss.terms(probability, target, clutter)["loss"]
     total.backward()
     parts = loss.parts(probability, target, clutter).detach()
     assert total.item() == pytest.approx(float(stored[f"spg_loss_{case}"]), rel=1e-6)
@@ -103,7 +103,7 @@ def test_mean_over_20_seeds_of_the_published_code(stored, one_thread):
     losses = []
     for seed in range(100, 120):
         torch.manual_seed(seed)
-        losses.append(create_loss("SPGloss")(raw_of(maps), target).item())
+        losses.append(create_loss("SPGloss")(raw_of(maps), target)["loss"].item())
     mean, deviation = stored["spg_loss_mean_std_over_20_seeds"]
     assert np.mean(losses) == pytest.approx(mean, rel=1e-6)
     assert np.std(losses) == pytest.approx(deviation, rel=1e-3)
@@ -185,7 +185,7 @@ def test_published_loss_against_loops(values):
     for (row, col), value in values.items():  # such as RPRNet's column quirk leaves in the mask
         target[0, 0, row, col] = value
     torch.manual_seed(5)
-    loss = create_loss("SPGloss")(raw_of(maps), target)
+    loss = create_loss("SPGloss")(raw_of(maps), target)["loss"]
     probability, array = torch.sigmoid(maps).numpy(), target[:, 0].numpy()
     torch.manual_seed(5)
     clutter = drawn_in_published_order(probability, array)
@@ -197,7 +197,7 @@ def test_clean_loss_against_loops():
     maps, target = random_case()
     loss = create_loss("SPGloss", variant="clean")
     torch.manual_seed(5)
-    value = loss(raw_of(maps), target)
+    value = loss(raw_of(maps), target)["loss"]
     torch.manual_seed(5)
     clutter = loss.draw_clutter(maps, target)
     expected = loss_by_loops(maps.numpy(), target[:, 0].numpy(), clutter.numpy(), symmetric_ring_weight)
@@ -269,7 +269,7 @@ VARIANTS = ("published", "clean")
 @pytest.mark.parametrize("extreme", [0.0, -500.0, 500.0])
 def test_without_targets_loss_and_gradient_are_finite(variant, extreme):
     maps = torch.full((2, MAPS, 20, 22), extreme, requires_grad=True)
-    loss = create_loss("SPGloss", variant=variant)(raw_of(maps), torch.zeros(2, 1, 20, 22))
+    loss = create_loss("SPGloss", variant=variant)(raw_of(maps), torch.zeros(2, 1, 20, 22))["loss"]
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(maps.grad).all()
@@ -283,7 +283,7 @@ def test_frames_of_fewer_than_200_pixels(variant):
     loss = create_loss("SPGloss", variant=variant)
     clutter = loss.draw_clutter(maps, target)
     assert 1 <= clutter.sum((2, 3)).min() <= clutter.sum((2, 3)).max() <= 63
-    assert torch.isfinite(loss(raw_of(maps), target))
+    assert torch.isfinite(loss(raw_of(maps), target)["loss"])
 
 
 def test_the_clean_loss_does_not_grow_with_the_batch():
@@ -291,7 +291,8 @@ def test_the_clean_loss_does_not_grow_with_the_batch():
     loss = create_loss("SPGloss", variant="clean")
     clutter = loss.draw_clutter(maps, target)
     doubled = (torch.cat([x, x]) for x in (maps, target, clutter))
-    assert loss.total(*doubled).item() == pytest.approx(loss.total(maps, target, clutter).item())
+    once, twice = loss.terms(maps, target, clutter)["loss"], loss.terms(*doubled)["loss"]
+    assert twice.item() == pytest.approx(once.item())
 
 
 @pytest.mark.parametrize(("name", "variant"), [(n, v) for n in ("SPGloss", "STDLoss") for v in VARIANTS])
@@ -301,7 +302,7 @@ def test_dtypes_and_target_shapes(name, variant):
 
     def value(maps, target):
         torch.manual_seed(3)
-        return create_loss(name, variant=variant)(raw_of(maps), target)
+        return create_loss(name, variant=variant)(raw_of(maps), target)["loss"]
 
     full = value(maps.float(), target)
     assert torch.equal(value(maps, target), full)
@@ -317,11 +318,11 @@ def test_on_a_gpu_the_loss_is_that_of_the_cpu_and_never_waits(variant):
     loss = create_loss("SPGloss", variant=variant)
     clutter = loss.draw_clutter(maps, target)
     on_gpu = [x.to("cuda") for x in (maps, target, clutter)]
-    expected = loss.total(maps, target, clutter).item()
-    assert loss.total(*on_gpu).item() == pytest.approx(expected, rel=1e-12)
+    expected = loss.terms(maps, target, clutter)["loss"].item()
+    assert loss.terms(*on_gpu)["loss"].item() == pytest.approx(expected, rel=1e-12)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        drawn = loss(raw_of(on_gpu[0]), on_gpu[1])
+        drawn = loss(raw_of(on_gpu[0]), on_gpu[1])["loss"]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(drawn)
@@ -343,7 +344,7 @@ def test_wrong_inputs_are_refused(name):
 
 def test_focal_loss_of_the_published_code(stored):
     maps, target = stored_case(stored)
-    loss = create_loss("STDloss")(raw_of(maps), target)
+    loss = create_loss("STDloss")(raw_of(maps), target)["loss"]
     assert loss.item() == pytest.approx(float(stored["focal_loss_mean"]), rel=1e-6)
 
 
@@ -355,5 +356,5 @@ def test_focal_loss_by_hand():
     first = (0.8 + 0.2) * 0.25 * math.log(2) + 4 * (missed + silent)
     last = 5 * (missed + silent)
     for variant, expected in (("published", last / 2 / 2), ("clean", (first + last) / 2 / 2)):
-        loss = create_loss("STDLoss", variant=variant)(raw_of(maps), target)
+        loss = create_loss("STDLoss", variant=variant)(raw_of(maps), target)["loss"]
         assert loss.item() == pytest.approx(expected, rel=1e-12)

@@ -108,10 +108,10 @@ def test_eval_gives_the_published_loss_and_gradients(stored, model):
     raw = scaled(model.double()(random_clip(*stored["input_shape"]).double()), stored["loss_scale"])
     target = [torch.from_numpy(stored["target_0"])]
     loss = create_loss("YOLOX")
-    own = loss.terms(raw, target)
+    own = loss.sums(raw, target)
     for name, term in zip(("iou", "objectness", "class", "positives"), stored["loss_terms"], strict=True):
         assert own[name].item() == pytest.approx(term, rel=1e-5), name
-    value = loss(raw, target)
+    value = loss(raw, target)["loss"]
     assert value.item() == pytest.approx(float(stored["loss"]), rel=1e-6)
     value.backward()
     check_gradients(model, stored["grad_keys"], stored["grad_norms_eval"], 1e-10)
@@ -151,7 +151,7 @@ def test_training_gives_the_published_losses_and_gradients(stored, model):
     np.testing.assert_allclose(every8, stored["train_raw_every8"], rtol=0, atol=TRAIN)
     assert raw["motion_loss"].item() == pytest.approx(float(stored["motion_loss"]), rel=1e-6)
     target = [torch.from_numpy(stored["train_target_0"])]
-    detection = create_loss("YOLOX")(scaled(raw, stored["train_loss_scale"]), target)
+    detection = create_loss("YOLOX")(scaled(raw, stored["train_loss_scale"]), target)["loss"]
     assert detection.item() == pytest.approx(float(stored["train_loss"]), rel=1e-5)
     (detection + raw["motion_loss"]).backward()
     check_gradients(model, stored["train_grad_keys"], stored["grad_norms_train"], GRADIENTS)
@@ -160,8 +160,8 @@ def test_training_gives_the_published_losses_and_gradients(stored, model):
 def test_the_loss_of_the_paper_takes_the_motion_loss(model):
     raw = model.train()(random_clip(1, 3, 5, 64, 64))
     target, loss = [torch.tensor([[20.0, 30.0, 9.0, 8.0, 0.0]])], create_loss("YOLOX")
-    alone = loss({"head": raw["head"]}, target) + raw["motion_loss"]
-    assert loss(raw, target).item() == pytest.approx(alone.item(), rel=1e-6)
+    alone = loss({"head": raw["head"]}, target)["loss"] + raw["motion_loss"]
+    assert loss(raw, target)["loss"].item() == pytest.approx(alone.item(), rel=1e-6)
 
 
 # ---------------------------------------------------------------- against the naive modules

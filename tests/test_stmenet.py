@@ -142,11 +142,11 @@ def check_loss_and_gradients(case, mode: str, model: nn.Module):
     """Of the output times the stored scale, in float64."""
     stored, loss = case.stored, create_loss("YOLOX")
     raw = scaled(model.double()(case.clip(mode).double()), stored[f"{mode}loss_scale"])
-    terms = loss.terms(raw, case.targets(mode))
+    sums = loss.sums(raw, case.targets(mode))
     names = ("iou", "objectness", "class", "positives")
     for name, term in zip(names, stored[f"{mode}loss_terms"], strict=True):
-        assert terms[name].item() == pytest.approx(term, rel=1e-4), name  # stored ones are of float32
-    value = loss(raw, case.targets(mode))
+        assert sums[name].item() == pytest.approx(term, rel=1e-4), name  # stored ones are of float32
+    value = loss(raw, case.targets(mode))["loss"]
     assert value.item() == pytest.approx(float(stored[f"{mode}loss"]), rel=1e-5)
     value.backward()
     norms = stored[f"grad_norms_{mode.strip('_') or 'eval'}"]

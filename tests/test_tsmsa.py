@@ -163,7 +163,7 @@ def test_eval_gives_the_published_losses(stored, model, key):
     name, options = LOSSES[key]
     with torch.no_grad():
         raw = running_norms(model)(stored_clip(stored))
-    value = create_loss(name, **options)(raw, torch.from_numpy(stored["target"]))
+    value = create_loss(name, **options)(raw, torch.from_numpy(stored["target"]))["loss"]
     assert value.item() == pytest.approx(float(stored[f"eval/loss_{key}"]), rel=1e-6)
 
 
@@ -172,7 +172,7 @@ def test_training_gives_the_published_map_loss_gradients_and_statistics(stored, 
     name, options = LOSSES[key]
     raw = without_dropout(model)(stored_clip(stored))
     np.testing.assert_allclose(model.decode(raw).detach(), stored["train/prob"], rtol=0, atol=1e-5)
-    value = create_loss(name, **options)(raw, torch.from_numpy(stored["target"]))
+    value = create_loss(name, **options)(raw, torch.from_numpy(stored["target"]))["loss"]
     assert value.item() == pytest.approx(float(stored[f"train/loss_{key}"]), rel=1e-6)
     value.backward()
     for published, norm in zip(stored["grad_keys"], stored[f"train/grad_norm_{key}"], strict=True):
@@ -399,7 +399,7 @@ def stored_losses():
 def test_value_and_gradient_of_the_published_loss(stored_losses, case):
     logits = torch.tensor(stored_losses["logits"], requires_grad=True)
     target = torch.tensor(stored_losses["target"])
-    value = create_loss("FocalIoU")({"logits": logits}, target * ("empty" not in case))
+    value = create_loss("FocalIoU")({"logits": logits}, target * ("empty" not in case))["loss"]
     value.backward()
     assert value.item() == pytest.approx(float(stored_losses[f"{case}/loss"]), rel=1e-6)
     np.testing.assert_allclose(logits.grad, stored_losses[f"{case}/grad_logits"], rtol=1e-4, atol=1e-6)
@@ -410,7 +410,7 @@ def test_extreme_logits_have_a_finite_loss_and_gradient(extreme):
     logits = torch.full((1, 1, 16, 16), extreme, requires_grad=True)
     target = torch.zeros(1, 1, 16, 16)
     target[0, 0, 4, 4] = 1
-    value = create_loss("FocalIoU")({"logits": logits}, target)
+    value = create_loss("FocalIoU")({"logits": logits}, target)["loss"]
     value.backward()
     assert value.isfinite() and logits.grad.isfinite().all()
 
@@ -418,7 +418,9 @@ def test_extreme_logits_have_a_finite_loss_and_gradient(extreme):
 def test_half_precision_logits_give_the_loss_of_their_float32_values():
     logits = torch.full((1, 1, 512, 512), 3.0, dtype=torch.float16)  # their sum overflows float16
     target = torch.zeros(1, 1, 512, 512)
-    value, expected = (create_loss("FocalIoU")({"logits": x}, target) for x in (logits, logits.float()))
+    value, expected = (
+        create_loss("FocalIoU")({"logits": x}, target)["loss"] for x in (logits, logits.float())
+    )
     assert value.isfinite() and torch.equal(value, expected)
 
 

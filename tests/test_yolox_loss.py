@@ -88,17 +88,17 @@ def naive_assignment(head, target, strides=(8,)):
 
 def test_terms_loss_and_gradient_of_the_published_code(stored, loss):
     head, target = stored_case(stored)
-    terms = loss.terms({"head": [head]}, target)
+    sums = loss.sums({"head": [head]}, target)
     published = {
         "iou": "sum_iou_loss",
         "objectness": "sum_obj_loss",
         "class": "sum_cls_loss",
         "positives": "num_fg",
     }
-    assert terms.keys() == published.keys()
+    assert sums.keys() == published.keys()
     for name, key in published.items():
-        assert terms[name].item() == pytest.approx(float(stored[key]), rel=1e-6), name
-    value = loss({"head": [head]}, target)
+        assert sums[name].item() == pytest.approx(float(stored[key]), rel=1e-6), name
+    value = loss({"head": [head]}, target)["loss"]
     value.backward()
     assert value.item() == pytest.approx(float(stored["loss"]), rel=1e-6)
     np.testing.assert_allclose(head.grad, stored["grad_raw"], rtol=1e-5, atol=1e-7)
@@ -106,7 +106,7 @@ def test_terms_loss_and_gradient_of_the_published_code(stored, loss):
 
 def test_loss_of_each_published_image_alone(stored, loss):
     head, target = stored_case(stored)
-    alone = [loss({"head": [head[i : i + 1]]}, target[i : i + 1]).item() for i in range(4)]
+    alone = [loss({"head": [head[i : i + 1]]}, target[i : i + 1])["loss"].item() for i in range(4)]
     np.testing.assert_allclose(alone, stored["loss_per_image"], rtol=1e-6)
     assert len(target[0]) == 0
     assert alone[0] == pytest.approx(float(stored["loss_image0_alone_no_targets"]), rel=1e-6)
@@ -184,11 +184,11 @@ def test_terms_and_gradients_of_the_naive_form_in_float64(loss, classes):
     for kind in ("crowded", "border", "huge"):
         head, target = random_case(kind, 3, classes, dtype=torch.float64)
         own_head, naive_head = head.clone().requires_grad_(), head.clone().requires_grad_()
-        own, expected = loss.terms({"head": [own_head]}, target), naive.loss_terms([naive_head], target)
+        own, expected = loss.sums({"head": [own_head]}, target), naive.loss_terms([naive_head], target)
         for name, value in own.items():
             expected_value = torch.as_tensor(expected[name]).item()
             assert value.item() == pytest.approx(expected_value, rel=1e-12), (kind, name)
-        loss({"head": [own_head]}, target).backward()
+        loss({"head": [own_head]}, target)["loss"].backward()
         naive.loss([naive_head], target).backward()
         torch.testing.assert_close(own_head.grad, naive_head.grad, rtol=1e-9, atol=1e-12)
 
@@ -203,7 +203,7 @@ def test_maps_of_several_strides():
     for ours, other in zip(own, expected, strict=True):
         torch.testing.assert_close(ours, other, **EXACT)
     assert own[0][:, :64].any() and own[0][:, 64:].any()
-    value = loss({"head": head}, target).item()
+    value = loss({"head": head}, target)["loss"].item()
     assert value == pytest.approx(naive.loss(head, target, strides).item(), rel=1e-5)
 
 
@@ -212,16 +212,16 @@ def test_maps_of_several_strides():
 
 def test_order_of_targets_and_images_does_not_matter(stored, loss):
     head, target = stored_case(stored)
-    value = loss({"head": [head]}, target).item()
+    value = loss({"head": [head]}, target)["loss"].item()
     reversed_targets = [boxes.flip(0) for boxes in target]
-    assert loss({"head": [head]}, reversed_targets).item() == pytest.approx(value, rel=1e-6)
-    assert loss({"head": [head.flip(0)]}, target[::-1]).item() == pytest.approx(value, rel=1e-6)
+    assert loss({"head": [head]}, reversed_targets)["loss"].item() == pytest.approx(value, rel=1e-6)
+    assert loss({"head": [head.flip(0)]}, target[::-1])["loss"].item() == pytest.approx(value, rel=1e-6)
 
 
 def test_outputs_and_targets_are_not_written_to(stored, loss):
     head, target = stored_case(stored)
     before, boxes_before = head.detach().clone(), [boxes.clone() for boxes in target]
-    loss({"head": [head]}, target).backward()
+    loss({"head": [head]}, target)["loss"].backward()
     assert torch.equal(head, before)
     assert all(torch.equal(*pair) for pair in zip(target, boxes_before, strict=True))
 
@@ -229,7 +229,7 @@ def test_outputs_and_targets_are_not_written_to(stored, loss):
 @pytest.mark.parametrize("empty", [torch.zeros(0), torch.zeros(0, 5)])
 def test_without_targets_every_cell_is_background(loss, empty):
     head = torch.randn(2, 6, 4, 5, requires_grad=True)
-    value = loss({"head": [head]}, [empty, empty])
+    value = loss({"head": [head]}, [empty, empty])["loss"]
     objectness = head[:, 4].detach()
     assert value.item() == pytest.approx(torch.log1p(objectness.exp()).sum().item(), rel=1e-5)
     value.backward()
@@ -240,7 +240,9 @@ def test_without_targets_every_cell_is_background(loss, empty):
 def test_targets_that_no_cell_can_see_are_passed_over(loss):
     head = torch.randn(1, 6, 4, 5)
     outside = torch.tensor([[-100.0, 10.0, 8.0, 8.0, 0.0]])
-    assert torch.equal(loss({"head": [head]}, [outside]), loss({"head": [head]}, [torch.zeros(0, 5)]))
+    assert torch.equal(
+        loss({"head": [head]}, [outside])["loss"], loss({"head": [head]}, [torch.zeros(0, 5)])["loss"]
+    )
 
 
 def test_fewer_cells_than_a_target_may_take(loss):
@@ -255,8 +257,8 @@ def test_motion_loss_is_added(stored):
     motion = torch.tensor(0.25, requires_grad=True)
     raw = {"head": [head], "motion_loss": motion}
     expected = float(stored["loss"])
-    assert create_loss("YOLOX")(raw, target).item() == pytest.approx(expected + 0.25, rel=1e-6)
-    value = create_loss("YOLOX", motion_weight=2.0)(raw, target)
+    assert create_loss("YOLOX")(raw, target)["loss"].item() == pytest.approx(expected + 0.25, rel=1e-6)
+    value = create_loss("YOLOX", motion_weight=2.0)(raw, target)["loss"]
     assert value.item() == pytest.approx(expected + 0.5, rel=1e-6)
     value.backward()
     assert motion.grad == 2
@@ -264,9 +266,9 @@ def test_motion_loss_is_added(stored):
 
 def test_half_precision_is_widened(stored, loss):
     head, target = stored_case(stored, torch.float16)
-    value = loss({"head": [head]}, target)
+    value = loss({"head": [head]}, target)["loss"]
     assert value.dtype == torch.float32
-    assert torch.equal(value, loss({"head": [head.float()]}, target))
+    assert torch.equal(value, loss({"head": [head.float()]}, target)["loss"])
 
 
 def test_sizes_that_overflow_in_the_background_leave_the_gradient_finite(stored, loss):
@@ -276,7 +278,7 @@ def test_sizes_that_overflow_in_the_background_leave_the_gradient_finite(stored,
     raw = head.detach().clone()
     raw[:, 2:4] = raw[:, 2:4].where(~background[:, None], 200.0)
     raw.requires_grad_()
-    loss({"head": [raw]}, target).backward()
+    loss({"head": [raw]}, target)["loss"].backward()
     assert raw.grad.isfinite().all()
 
 
@@ -285,14 +287,14 @@ def test_outputs_that_are_no_numbers_are_not_hidden(stored, loss, channels):
     head, target = stored_case(stored)
     raw = head.detach().clone()
     raw[:, channels] = torch.nan
-    assert loss({"head": [raw]}, target).isnan()
+    assert loss({"head": [raw]}, target)["loss"].isnan()
 
 
 def test_nothing_waits_for_the_device(loss):
     """A tensor without values runs only where no shape and no branch depends on values."""
     head = torch.empty(3, 6, 16, 16, device="meta")
     target = [torch.empty(n, 5, device="meta") for n in (0, 3, 12)]
-    assert loss({"head": [head]}, target).shape == ()
+    assert loss({"head": [head]}, target)["loss"].shape == ()
 
 
 def test_what_does_not_fit_is_refused(loss):

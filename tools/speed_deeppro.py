@@ -51,7 +51,7 @@ def training(kind: str) -> tuple[float, list[float]]:
     loss, optimizer = create_loss("SoftIoU"), torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(2):
         begin = time.perf_counter()
-        value = loss({"logits": logits_of(model, clip)}, target)
+        value = loss({"logits": logits_of(model, clip)}, target)["loss"]
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

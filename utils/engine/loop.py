@@ -53,7 +53,7 @@ class StopRequest:
 def train_step(model, loss, optimizer, batch: dict[str, Any], device: torch.device) -> float:
     """One optimizer step. A loss or gradient that is not finite raises UserError, the weights unchanged."""
     clip, target = (to_device(batch[k], device) for k in ("clip", "target"))
-    value = loss(model(clip), target)
+    value = loss(model(clip), target)["loss"]
     number = value.item()
     check_finite("loss", number, batch)
     optimizer.zero_grad(set_to_none=True)
