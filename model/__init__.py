@@ -1,5 +1,6 @@
 """Detectors by name: `create_model("DeepPro", seq_len=40)`."""
 
+import torch
 from torch import nn
 
 from model import (  # noqa: F401
@@ -28,14 +29,17 @@ def list_models() -> list[str]:
 def create_model(name: str, **overrides) -> nn.Module:
     """Build a detector by name, with its paper's sizes unless `overrides` say otherwise.
 
-    The module takes float32 clips [B, C, T, H, W] and returns a dict of raw tensors; `decode(raw)` gives
-    probabilities [B, T', H, W]. It carries `name`, `options`, `recipe` and `rename` (see `utils.recipe` and
-    `utils.checkpoint`). Raises UserError for an unknown name or option.
+    The module takes float32 clips [B, C, T, H, W] and returns a dict of raw tensors. It has a `task`. "masks":
+    the dict has "logits", and `decode(raw)` gives probabilities [B, T', H, W]. "boxes": it has "head", and
+    `decode(raw)` gives boxes [N, 5] of each image: x1, y1, x2, y2 in input pixels and score. It also carries
+    `name`, `options`, `recipe` and `rename` (see `utils.recipe` and `utils.checkpoint`). Raises UserError for
+    an unknown name or option.
     """
     entry = MODELS.check_options(name, overrides)
-    network = entry.build(**overrides)
+    with torch.inference_mode(False):  # its tensors would lack the version counter, for ever
+        network = entry.build(**overrides)
     network.name, network.options = entry.name, dict(overrides)
-    network.recipe = entry.facts["recipe"]
+    network.recipe, network.task = entry.facts["recipe"], entry.facts.get("task", "masks")
     network.rename = {**getattr(network, "unused", {}), **entry.facts["rename"]}  # `unused` by these options
     return network
 

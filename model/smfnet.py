@@ -8,7 +8,7 @@ from model.stmenet import RECIPE, RENAME, STMENet, build
 from utils.registry import register_model
 
 
-@register_model("SMFNet", recipe=RECIPE, rename=RENAME)
+@register_model("SMFNet", recipe=RECIPE, rename=RENAME, task="boxes")
 def smfnet(
     variant: str = "ITSDT-15K", init: str = "published", objectness_prior: float | None = None
 ) -> STMENet:

@@ -260,7 +260,7 @@ RENAME = {
 }
 
 
-@register_model("SSTNet", recipe=RECIPE, rename=RENAME)
+@register_model("SSTNet", recipe=RECIPE, rename=RENAME, task="boxes")
 def sstnet(init: str = "published") -> SSTNet:
     """init: "published", what the published training script starts from, or "constructor", before it."""
     if init not in ("published", "constructor"):

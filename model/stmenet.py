@@ -123,6 +123,8 @@ class CSAM(nn.Module):
         """Looks at gamma only when it may have changed: a look makes the program wait for the device."""
         if self.gamma.requires_grad and torch.is_grad_enabled():
             return False
+        if self.gamma.is_inference():  # such a tensor has no version, so that nothing tells of a change
+            return not self.gamma.any().item()
         version = id(self.gamma), self.gamma._version
         if self._known is None or self._known[0] != version:
             self._known = version, not self.gamma.any().item()
@@ -360,7 +362,7 @@ def build(
     return model
 
 
-@register_model("STMENet", recipe=RECIPE, rename=RENAME)
+@register_model("STMENet", recipe=RECIPE, rename=RENAME, task="boxes")
 def stmenet(
     variant: str = "ITSDT-15K", init: str = "published", objectness_prior: float | None = None
 ) -> STMENet:

@@ -5,6 +5,7 @@ float32 against float64: 9e-6 on the logits of random weights, 7e-5 on those of 
 1.3e-4 between two equal forms). The tolerances are up to three times that, since both sides are rounded.
 """
 
+import copy
 import io
 import math
 import subprocess
@@ -43,7 +44,7 @@ FAMILY = {
 # Options and learning rate of a few steps, where the usual ones saturate the probabilities at once.
 FEW_STEPS = {"RPRNet": ({"init": "constructor"}, 1e-4), "MSHNet": ({}, 3e-3)}
 BOX_FEW_STEPS = ({"init": "constructor"}, 1e-3)
-BOX_MODELS = [name for name in list_models() if specification(name).target == "boxes"]
+BOX_MODELS = [name for name in list_models() if create_model(name).task == "boxes"]
 MASK_MODELS = [name for name in list_models() if name not in BOX_MODELS]
 STRIDED = np.s_[..., ::5, ::4, ::4]  # of time, rows and columns: what the stored files keep
 SHARED = Path(__file__).parents[2] / "shared"
@@ -59,7 +60,7 @@ def filled(name: str, **options) -> nn.Module:
 def clip_for(model: nn.Module, batch: int = 1, height: int = 16, width: int = 20) -> torch.Tensor:
     """A clip of that size, or of the next larger one that a box model takes."""
     spec = specification(model.name)
-    if spec.target == "boxes":
+    if model.task == "boxes":
         height, width = (32 * math.ceil(size / 32) for size in (height, width))
     return torch.from_numpy(clip((batch, spec.channels, spec.frames, height, width), seed=5))
 
@@ -203,6 +204,31 @@ def test_eval_repeats_itself_and_changes_neither_weights_nor_clip(name):
         assert torch.equal(output(model(x)), output(model(x)))
     assert torch.equal(x, clip_before)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_task_of_a_model_is_that_of_its_output(name):
+    model = filled(name)
+    with torch.no_grad():
+        raw = model(clip_for(model))
+    assert model.task == {"head": "boxes", "logits": "masks"}[(raw.keys() & {"head", "logits"}).pop()]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_model_built_or_copied_in_inference_mode_gives_the_same(name):
+    normal = filled(name)
+    x = clip_for(normal)
+    with torch.no_grad():
+        expected = output(normal(x))
+    assert expected.isfinite().all()
+    with torch.inference_mode():
+        built = create_model(name).eval()
+        built.load_state_dict(normal.state_dict())
+        copied = copy.deepcopy(built)
+        for model in (built, copied):
+            assert torch.equal(output(model(x)), expected)
+            assert torch.equal(output(model(x)), expected)
+    assert not any(tensor.is_inference() for tensor in (*built.parameters(), *built.buffers()))
 
 
 @pytest.mark.parametrize("name", BOX_MODELS)

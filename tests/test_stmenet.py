@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from loss import create_loss
 from model import create_model
 from model.layers.yolox import decode_boxes
+from model.stmenet import CSAM
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
 
@@ -512,3 +513,15 @@ def test_unfit_clips_are_refused(name):
     for batch, places in [(2, [0, 1, 2, 3, 4]), (1, [0, 1, 2, 3])]:
         with pytest.raises(UserError, match=f"stream of {name} .* {batch} and {len(places)}"):
             model.stream()(torch.zeros(batch, 3, 5, 32, 32), places)
+
+
+def test_an_attention_of_inference_mode_follows_its_gamma():
+    """Inference tensors have no version, by which a change would be noticed."""
+    x = torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        attention = CSAM().eval()
+        assert torch.equal(attention(x), x)
+        attention.gamma.fill_(0.5)
+        assert not torch.equal(attention(x), x)
+        attention.gamma.zero_()
+        assert torch.equal(attention(x), x)
