@@ -29,14 +29,14 @@ def list_models() -> list[str]:
 def create_model(name: str, **overrides) -> nn.Module:
     """Build a detector by name, with its paper's sizes unless `overrides` say otherwise.
 
-    The module takes float32 clips [B, C, T, H, W] and returns a dict of raw tensors. It has a `task`. "masks":
-    the dict has "logits", and `decode(raw)` gives probabilities [B, T', H, W]. "boxes": it has "head", and
-    `decode(raw)` gives boxes [N, 5] of each image: x1, y1, x2, y2 in input pixels and score. It also carries
-    `name`, `options`, `recipe` and `rename` (see `utils.recipe` and `utils.checkpoint`). Raises UserError for
-    an unknown name or option.
+    The module takes float32 clips [B, C, T, H, W] and returns a dict of raw tensors. Its `task` is "masks":
+    the dict has "logits" and `decode(raw)` gives probabilities [B, T', H, W]; or "boxes": the dict has "head"
+    and `decode(raw)` gives boxes [N, 5] of each image, x1, y1, x2, y2 in input pixels and score. The module
+    also carries `name`, `options`, `recipe` and `rename` (see `utils.recipe` and `utils.checkpoint`).
+    Raises UserError for an unknown name or option.
     """
     entry = MODELS.check_options(name, overrides)
-    with torch.inference_mode(False):  # its tensors would lack the version counter, for ever
+    with torch.inference_mode(False):  # inference tensors lack the version counter that some layers read
         network = entry.build(**overrides)
     network.name, network.options = entry.name, dict(overrides)
     network.recipe, network.task = entry.facts["recipe"], entry.facts.get("task", "masks")

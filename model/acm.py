@@ -98,9 +98,9 @@ class AsymmetricFusion(nn.Module):
                 "ACM cannot train on a batch of one image, of which a batch norm sees one pixel; "
                 "set batch_size to 2 or more"
             )
-        of_low = self.top_down(high.mean((2, 3), keepdim=True))
-        of_high = self.bottom_up(low)
-        return F.relu_(self.post(2 * (low * of_low + high * of_high)))
+        low_gate = self.top_down(high.mean((2, 3), keepdim=True))
+        high_gate = self.bottom_up(low)
+        return F.relu_(self.post(2 * (low * low_gate + high * high_gate)))
 
 
 # ---------------------------------------------------------------- network

@@ -201,7 +201,7 @@ def fold_chain(modules: nn.Sequential):
 
 
 def fold_branch(level, profile: TemporalProfile, reduce: nn.Sequential, fuse_kernel: Tensor):
-    """Blocks, temporal profile, reduction to 8 channels and this level's share of `fuse`, as one function."""
+    """Blocks, temporal profile, reduction to 8 channels and this level's part of `fuse`, as one function."""
     blocks, profile, reduce = fold_chain(level), profile.fold(), folded(reduce[0], reduce[1])
 
     def run(x: Tensor) -> Tensor:

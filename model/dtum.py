@@ -62,9 +62,9 @@ class MergingConv(TimeConv):
 
     def convolve(self, x: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
         coarse, fine = x
-        of_coarse, of_fine = weight.split(CHANNELS, dim=1)
-        y = super().convolve(fine, of_fine, bias)
-        return y + F.interpolate(super().convolve(coarse, of_coarse, None), scale_factor=2)
+        coarse_weight, fine_weight = weight.split(CHANNELS, dim=1)
+        y = super().convolve(fine, fine_weight, bias)
+        return y + F.interpolate(super().convolve(coarse, coarse_weight, None), scale_factor=2)
 
 
 def direction_pool(x: Tensor) -> Tensor:
@@ -159,9 +159,9 @@ class ResUNetDTUM(nn.Module):
         self.dtum = DTUM(train_direction_branch)
 
     def forward(self, clip: Tensor) -> dict[str, Tensor]:
-        """clip: float32 [B, 3, 5, H, W], the last frame is the one that is judged.
+        """clip: float32 [B, 3, 5, H, W], the last frame is the key frame.
 
-        Returns its "logits" [B, 1, H, W], before any sigmoid. Sides that are no multiples of 8 are filled up
+        Returns its "logits" [B, 1, H, W], before any sigmoid. Sides that are no multiples of 8 are padded
         with zeros. Raises UserError for clips of another shape.
         """
         check_clip(clip)

@@ -169,7 +169,7 @@ class ResUNetRFR(nn.Module):
         """clip: float32 [B, 1, T, H, W], the start of a video as far as the network knows.
 
         Returns the "logits" [B, T, H, W] of all frames, before any sigmoid. Sides that are no multiples of 8
-        are filled up with zeros. Raises UserError for clips of another shape.
+        are padded with zeros. Raises UserError for clips of another shape.
         """
         check_clip(clip)
         logits, _ = self.refine(clip, None)

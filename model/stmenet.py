@@ -93,12 +93,12 @@ class MixingConv(nn.Conv2d):
 
     def convolve(self, x: tuple[Tensor, Tensor, nn.Conv2d], weight: Tensor, bias: Tensor | None) -> Tensor:
         spatial, refined, last = x
-        of_spatial, of_refined = weight.split([spatial.shape[1], refined.shape[1]], dim=1)
-        of_refined = of_refined.flatten(1)  # [O, C]
-        shift = of_refined @ last.bias
-        of_product = (of_refined @ last.weight.flatten(1))[:, :, None, None]
-        out = F.conv2d(spatial, of_spatial, shift if bias is None else bias + shift)
-        return out.add_(F.conv2d(refined, of_product))
+        spatial_weight, refined_weight = weight.split([spatial.shape[1], refined.shape[1]], dim=1)
+        refined_weight = refined_weight.flatten(1)  # [O, C]
+        shift = refined_weight @ last.bias
+        product_weight = (refined_weight @ last.weight.flatten(1))[:, :, None, None]
+        out = F.conv2d(spatial, spatial_weight, shift if bias is None else bias + shift)
+        return out.add_(F.conv2d(refined, product_weight))
 
 
 class CSAM(nn.Module):

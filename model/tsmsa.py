@@ -303,7 +303,7 @@ def tsmsa(motion: bool = False, slices: int = 1, layers: int = 1, momentum: floa
 
     motion:         False is the published network. True is ours, nearer to what the papers say: the motion
                     state of the cross-slice ConvLSTM runs on from frame to frame, and the network goes on
-                    with it instead of the plain state, so that the motion branch acts. No figures of it are
+                    with it instead of the plain state, so that the motion branch acts. No results of it are
                     published.
     slices, layers: of the cross-slice ConvLSTM; other than 1 with motion alone
     momentum:       of the batch norms that have the published 0.9, with which the running statistics are

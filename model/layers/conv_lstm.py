@@ -44,16 +44,16 @@ class ConvLSTM(nn.Module):
 
     def frame_gates(self, frames: Tensor) -> Tensor:
         """What frames [N, C, H, W] contribute to the gates, [N, 4 C, H, W]; no frame depends on another."""
-        of_x, _ = self.conv.weight.split(self.channels, dim=1)
-        slice_of_x, _, slice_of_x_again = self.slice_conv.weight.split(self.channels, dim=1)
+        x_weight, _ = self.conv.weight.split(self.channels, dim=1)
+        first_x, _, last_x = self.slice_conv.weight.split(self.channels, dim=1)  # of [x, h, x]
         bias = self.conv.bias + self.slice_conv.bias
-        return F.conv2d(frames, of_x + slice_of_x + slice_of_x_again, bias, padding=1)
+        return F.conv2d(frames, x_weight + first_x + last_x, bias, padding=1)
 
     def states(self, frame_gates: Sequence[Tensor]) -> list[Tensor]:
         """The states of `forward` from `frame_gates` [B, 4 C, H, W] of each frame."""
-        _, of_h = self.conv.weight.split(self.channels, dim=1)
-        _, slice_of_h, _ = self.slice_conv.weight.split(self.channels, dim=1)
-        weight = of_h + slice_of_h
+        _, h_weight = self.conv.weight.split(self.channels, dim=1)
+        _, slice_h_weight, _ = self.slice_conv.weight.split(self.channels, dim=1)
+        weight = h_weight + slice_h_weight
         states, c = [], 0.0
         for gates in frame_gates:
             if states:

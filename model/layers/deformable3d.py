@@ -86,12 +86,12 @@ class DeformableConv3d(nn.Module):
         groups = zip(range(0, 27, 9), offsets.split(9, -2), weight.transpose(1, 2).split(9, 1), strict=True)
         # Nine taps at a time. Their samples would fill the memory: the gradient computes them again.
         out = sum(
-            checkpoint(self.share, x, *group, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(self.partial_sum, x, *group, use_reentrant=False, preserve_rng_state=False)
             for group in groups
         )
         return out if bias is None else out + bias.view(-1, 1, 1, 1)
 
-    def share(self, x: Tensor, first: int, offsets: Tensor, weight: Tensor) -> Tensor:
+    def partial_sum(self, x: Tensor, first: int, offsets: Tensor, weight: Tensor) -> Tensor:
         """What the K taps from tap `first` on add to the convolution, [B, O, D, H', W'].
 
         offsets: [B, D, H', W', K, axes], as they come from `offset_conv`

@@ -43,7 +43,7 @@ class FramewiseConv(nn.Conv3d):
         first = t - self.padding[0]  # the frame under tap 0
         out = None
         for tap in range(max(0, -first), min(weight.shape[2], len(frames) - first)):
-            share = F.conv2d(
+            term = F.conv2d(
                 frames[first + tap],
                 weight[:, :, tap],
                 bias if out is None else None,
@@ -51,7 +51,7 @@ class FramewiseConv(nn.Conv3d):
                 self.padding[1:],
                 groups=self.groups,
             )
-            out = share if out is None else out.add_(share)
+            out = term if out is None else out.add_(term)
         return out
 
 

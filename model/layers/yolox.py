@@ -158,7 +158,7 @@ HEAD_RENAME = {  # published names of the layers above -> ours
 
 
 def decode_boxes(head: Tensor, score_threshold: float, nms_iou: float) -> list[Tensor]:
-    """The boxes that a head's map [B, 5 + classes, h, w] means.
+    """The boxes of a head's map [B, 5 + classes, h, w].
 
     Per image [N, 5]: x1, y1, x2, y2 in input pixels and the score, sigmoid(objectness) times that of the
     best class; only scores of at least `score_threshold`, highest first. Of boxes of one class whose IoU is
