@@ -1,26 +1,32 @@
 """Size, cost and speed of detectors: `python benchmark.py --model_names DeepPro --size 480x720`."""
 
 import argparse
-import platform
 import re
 import tempfile
-import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dataset.io import read_gray
 from metrics import create_metric
 from metrics.papers import published_complexity
 from model import create_model
 from utils.cli import add_recipe_flags, new_parser, typed_settings
-from utils.engine.runtime import pick_device, processor_name
+from utils.engine.cost import (
+    WARM_UP,
+    machine_facts,
+    multiply_adds,
+    peak_mebibytes,
+    seconds_of,
+    speed_on_video,
+)
+from utils.engine.runtime import pick_device
 from utils.errors import UserError, run_command
 from utils.files import write_json
 from utils.recipe.schema import Recipe, resolve_recipe
@@ -36,6 +42,7 @@ COLUMNS = {
     "GMAC/frame": ".2f",
     "published GMAC": ".1f",
     "GFLOP/frame": ".2f",
+    "form": None,
     "frames/s": ".1f",
     "clip p50 s": ".3f",
     "clip p95 s": ".3f",
@@ -43,14 +50,22 @@ COLUMNS = {
     "load ms": ".2f",
     "score ms": ".2f",
 }
+NOTE = (
+    "GMAC: multiply-adds of the network in training; form: the network's stream over a video, or clip by "
+    "clip; peak: of a process that runs this model alone"
+)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Measure parameters, multiply-adds, speed and memory of detectors.")
     add_recipe_flags(parser, "seq_len")
     parser.add_argument("--size", default="480x720", metavar="HxW", help="height and width of the frames")
-    parser.add_argument("--repeats", type=int, default=5, help="timed clips, after one to warm up")
-    return parser.parse_args(argv)
+    parser.add_argument("--repeats", type=int, default=5, help=f"timed clips, after {WARM_UP} to warm up")
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        raise UserError(f"--repeats takes 1 or more, not {args.repeats}")
+    args.size = frame_size(args.size)
+    return args
 
 
 def frame_size(text: str) -> tuple[int, int]:
@@ -60,120 +75,72 @@ def frame_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def count_multiply_adds(name: str, recipe: Recipe, size: tuple[int, int]) -> float:
-    """Multiply-adds per predicted frame of the network in training, module by module; nothing is computed."""
-    with torch.device("meta"):
-        model = create_model(name, **recipe.model).train()
-        clip = torch.empty(1, recipe.clip.channels, recipe.clip.frames, *size)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        model(clip)
-    return counter.get_total_flops() / 2 / predicted_frames(recipe)
-
-
-def predicted_frames(recipe: Recipe) -> int:
-    """Frames that one clip gives predictions of."""
-    return recipe.clip.frames if recipe.clip.key == "all" else 1
-
-
-def seconds_of(run: Callable[[], Any], repeats: int, device: torch.device) -> np.ndarray:
-    """Wall-clock seconds of each of `repeats` calls, after one that is not counted."""
-    times = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begin)
-    return np.array(times[1:])
-
-
-def peak_mebibytes(device: torch.device) -> float | None:
-    """On a GPU the largest allocation since the last reset, on a CPU the peak of this whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
-
-
 def load_and_score_seconds(size: tuple[int, int]) -> tuple[float, float]:
     """Seconds to decode one 8-bit PNG frame, and to score one predicted frame by ShootingRules and IoU."""
-    draw = np.random.default_rng(0)
+    draw, cpu, calls = np.random.default_rng(0), torch.device("cpu"), 21 * [()]
     scene = cv2.GaussianBlur(draw.integers(0, 256, size).astype(np.uint8), (0, 0), 3)
     probability = (draw.random(size) ** 12).astype(np.float32)
     mask = np.zeros(size, np.uint8)
     mask[size[0] // 2, size[1] // 2] = 1
     metrics = [create_metric("ShootingRules"), create_metric("IoU")]
-    cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "frame.png")
         path.write_bytes(cv2.imencode(".png", scene)[1].tobytes())
-        load = np.median(seconds_of(lambda: read_gray(path), 20, cpu))
-    score = np.median(seconds_of(lambda: [m.update(probability, mask) for m in metrics], 20, cpu))
+        load = np.median(seconds_of(lambda: read_gray(path), calls, cpu))
+    score = np.median(seconds_of(lambda: [m.update(probability, mask) for m in metrics], calls, cpu))
     return float(load), float(score)
 
 
-def measure(
-    name: str, recipe: Recipe, size: tuple[int, int], device: torch.device, repeats: int
-) -> dict[str, Any]:
+def measure(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
     """One row: what the network weighs, what it costs, how fast it is here."""
-    model: nn.Module = create_model(name, **recipe.model).eval().to(device)
+    device = pick_device(args.device, args.tf32, args.deterministic)
+    shape = (1, recipe.clip.channels, recipe.clip.frames, *args.size)
+    step = recipe.clip.frames if recipe.clip.key == "all" else 1  # frames that a clip gives predictions of
+    model = create_model(name, **recipe.model).to(device)
     parameters = sum(p.numel() for p in model.parameters())
-    clip = torch.randn(1, recipe.clip.channels, recipe.clip.frames, *size, device=device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with torch.inference_mode():
-        times = seconds_of(lambda: model.decode(model(clip)), repeats, device)
-    load, score = load_and_score_seconds(size)
-    multiply_adds = count_multiply_adds(name, recipe, size)
-    published = published_complexity(name) if size == (480, 720) else {}
+    speed = speed_on_video(model, shape, step, args.repeats, device)
+    peak = peak_mebibytes(device)  # before anything else takes memory
+    multiplied = multiply_adds(lambda: create_model(name, **recipe.model), shape) / step
+    load, score = load_and_score_seconds(args.size)
+    published = published_complexity(name) if args.size == (480, 720) else {}
     return {
         "model": name,
         "parameters": parameters,
         "KiB": parameters * 4 / 1024,
         "published KiB": published.get("kib"),
-        "GMAC/frame": multiply_adds / 1e9,
+        "GMAC/frame": multiplied / 1e9,
         "published GMAC": published.get("gmac_per_frame"),
-        "GFLOP/frame": 2 * multiply_adds / 1e9,
-        "frames/s": predicted_frames(recipe) / float(np.median(times)),
-        "clip p50 s": float(np.percentile(times, 50)),
-        "clip p95 s": float(np.percentile(times, 95)),
-        "peak MiB": peak_mebibytes(device),
+        "GFLOP/frame": 2 * multiplied / 1e9,
+        **speed,
+        "peak MiB": peak,
         "load ms": 1e3 * load,
         "score ms": 1e3 * score,
-        "clip": list(clip.shape),
+        "clip": list(shape),
     }
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "device": gpu or "CPU",
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "host": platform.node(),
-        "torch": torch.__version__,
-    }
+def measure_alone(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
+    """`measure` in a fresh process, in whose memory no other model has been."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        try:
+            return process.submit(measure, name, recipe, args).result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"the process that measured {name} was ended from outside, as by a lack of memory; "
+                "set a smaller --size"
+            ) from None
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    if args.repeats < 1:
-        raise UserError(f"--repeats takes 1 or more, not {args.repeats}")
-    size, device = frame_size(args.size), pick_device(args.device, args.tf32, args.deterministic)
-    rows = []
-    for name in args.model_names or ["DeepPro", "DeepPro-Plus"]:
-        entry = MODELS.entry(name)
-        recipe = resolve_recipe(entry.facts["recipe"], "", typed_settings(args))
-        rows.append(measure(entry.name, recipe, size, device, args.repeats))
-    path = new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
-    write_json(path, {"machine": machine(device), "size": list(size), "rows": rows})
+    device = pick_device(args.device, args.tf32, args.deterministic)
+    entries = [MODELS.entry(name) for name in args.model_names or ["DeepPro", "DeepPro-Plus"]]
+    recipes = [resolve_recipe(entry.facts["recipe"], "", typed_settings(args)) for entry in entries]
+    rows = [measure_alone(e.name, recipe, args) for e, recipe in zip(entries, recipes, strict=True)]
+    machine, path = machine_facts(device), new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
+    write_json(path, {"machine": machine, "size": list(args.size), "rows": rows})
     print(format_table(rows, COLUMNS, formats=COLUMNS), end="")
-    print(f"frames of {size[0]}x{size[1]}; GMAC: multiply-adds of the network in training; {machine(device)}")
+    print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}; {machine}")
     print(f"in {path}")
 
 

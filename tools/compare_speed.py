@@ -22,8 +22,8 @@ import speed_deeppro  # noqa: E402
 import speed_rprnet  # noqa: E402
 import speed_stmenet  # noqa: E402
 
-from benchmark import peak_mebibytes  # noqa: E402
-from utils.engine.runtime import keep_freed_memory, processor_name  # noqa: E402
+from utils.engine.cost import machine_facts, peak_mebibytes  # noqa: E402
+from utils.engine.runtime import keep_freed_memory  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import write_json  # noqa: E402
 
@@ -34,7 +34,7 @@ RATIOS = {
     "ratio": ("naive", "ours"),
     "ratio, our allocator on both sides": ("naive, our allocator", "ours"),
     "ratio, later epochs": ("naive", "ours, later epochs"),
-    "share of a training step": ("SPGloss", "training step"),
+    "fraction of a training step": ("SPGloss", "training step"),
 }
 
 
@@ -115,8 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.child:
         run_child(*args.child)
         return
-    machine = {"device": "CPU", "threads": torch.get_num_threads(), "processor": processor_name()}
-    results = {"machine": {**machine, "torch": torch.__version__}, **{model: {} for model in args.models}}
+    results = {"machine": machine_facts(torch.device("cpu")), **{model: {} for model in args.models}}
     tasks = [(m, task) for m in args.models for task in (*MODELS[m].IN_TURNS, *MODELS[m].TOGETHER)]
     for model, task in tqdm(tasks, desc="measurements", disable=None):
         if task in MODELS[model].IN_TURNS:

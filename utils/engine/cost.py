@@ -1,0 +1,112 @@
+"""What a network costs here: multiply-adds, seconds and memory."""
+
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from utils.engine.runtime import processor_name
+
+WARM_UP = 2  # clips before the timed ones: a stream has to compute all frames of the first one
+
+
+def multiply_adds(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> float:
+    """Multiply-adds of the network that `build` makes, module by module as in training; nothing is computed.
+
+    shape: of the clip, (1, C, T, H, W)
+    """
+    with torch.device("meta"):
+        model, clip = build().train(), torch.empty(shape)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(clip)
+    return counter.get_total_flops() / 2
+
+
+@torch.inference_mode()
+def speed_on_video(
+    model: nn.Module, shape: tuple[int, ...], step: int, repeats: int, device: torch.device
+) -> dict[str, Any]:
+    """Speed of the network and its decoding over a video as test.py runs them, after some clips to warm up.
+
+    shape:   of a clip, (1, C, T, H, W)
+    step:    frames from a clip to the next, which are those that a clip gives predictions of
+    repeats: timed clips
+    Returns the "form", which is "stream" for a model that has stream() and "clip" for others, the median of
+    "frames/s", and the seconds that 50 and 95 % of the clips stay below.
+    """
+    model = model.eval()
+    has_stream = hasattr(model, "stream")
+    run = model.stream() if has_stream else lambda clip, _: model(clip)
+    clips = ((clip.to(device), places) for clip, places in consecutive_clips(shape, step, WARM_UP + repeats))
+    times = seconds_of(lambda clip, places: model.decode(run(clip, places)), clips, device)[WARM_UP:]
+    return {
+        "form": "stream" if has_stream else "clip",
+        "frames/s": step / float(np.median(times)),
+        "clip p50 s": float(np.percentile(times, 50)),
+        "clip p95 s": float(np.percentile(times, 95)),
+    }
+
+
+def consecutive_clips(
+    shape: tuple[int, ...], step: int, count: int
+) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """(clip, places of its frames in the video) of `count` clips of noise, each `step` frames after the last.
+
+    shape: of a clip, (1, C, T, H, W); the channels are equal
+    """
+    _, channels, length, *size = shape
+    for first in range(0, count * step, step):
+        places = tuple(range(first, first + length))
+        frames = [torch.randn(size, generator=torch.Generator().manual_seed(place)) for place in places]
+        yield torch.stack(frames).repeat(1, channels, 1, 1, 1), places
+
+
+def seconds_of(run: Callable[..., Any], calls: Iterable[tuple], device: torch.device) -> np.ndarray:
+    """Wall-clock seconds of run(*arguments) for each of `calls`, without the making of the arguments."""
+    times = []
+    for arguments in calls:
+        begin = time.perf_counter()
+        run(*arguments)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return np.array(times)
+
+
+def peak_mebibytes(device: torch.device) -> float | None:
+    """The most memory that this process has held, in MiB: on a GPU that of its tensors, on a CPU all of it.
+
+    None on a system that does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if found:  # what getrusage tells on Linux begins with the peak of the process that started this one
+        return int(found[1]) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What to quote a measurement on this device with."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "device": gpu or "CPU",
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "torch": torch.__version__,
+    }
