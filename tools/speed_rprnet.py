@@ -14,11 +14,11 @@ from naive_rprnet import NaiveRPRNet
 from parity import DATA, clip, published_weights
 from PIL import Image
 from test_component_metrics import roc_by_loops
-from timing import side_by_side
+from timing import loading_times, side_by_side
 from torch import Tensor, nn
 
 from dataset import Sequence, SequenceSet
-from dataset.clips import KeyFrameClips, training_clips
+from dataset.clips import training_clips
 from loss import create_loss
 from metrics import create_metric
 from model import create_model
@@ -157,37 +157,16 @@ def load_as_published(folder: Path, key: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loading(rounds: int, size: int) -> dict[str, list[float]]:
-    """Mean seconds per clip over a shuffled epoch of 100 frames, of which ours starts with empty memory.
-
-    The published form costs the same in each epoch. Identical arrays.
-    """
-    times = {"naive": [], "ours": [], "ours, later epochs": []}
+    """Mean seconds per clip over a shuffled epoch of 100 frames, see `loading_times`."""
     with tempfile.TemporaryDirectory() as folder:
         data = write_sequence(Path(folder), frames=100, size=size)
-        for seed in range(rounds):
-            clips = training_clips(data, SPEC, sample_rate=1.0)
-            order = np.random.default_rng(seed).permutation(len(clips)).tolist()
-            published, first = one_epoch(Path(folder), clips, order, epoch=0)
-            again, later = one_epoch(Path(folder), clips, order[::-1], epoch=1)
-            for side, seconds in zip(times, ((published + again) / 2, first, later), strict=True):
-                times[side].append(seconds)
-    return times
-
-
-def one_epoch(folder: Path, clips: KeyFrameClips, order: list[int], epoch: int) -> tuple[float, float]:
-    """Mean seconds per clip: (published, ours)."""
-    total = np.zeros(2)
-    for index in order:
-        begin = time.perf_counter()
-        frames, target = load_as_published(folder, index + 1)
-        middle = time.perf_counter()
-        item = clips[epoch, index]
-        own = np.ascontiguousarray(item["clip"].numpy())  # the copy to 3 channels that a batch makes
-        total += middle - begin, time.perf_counter() - middle
-        np.testing.assert_array_equal(own, frames)
-        np.testing.assert_array_equal(item["target"][0].numpy(), target)
-    published, ours = (total / len(order)).tolist()
-    return published, ours
+        return loading_times(
+            lambda: training_clips(data, SPEC, sample_rate=1.0),
+            lambda index: load_as_published(Path(folder), index + 1),
+            # the copy to 3 channels is what a batch makes
+            lambda item: (np.ascontiguousarray(item["clip"].numpy()), item["target"][0].numpy()),
+            rounds,
+        )
 
 
 # ---------------------------------------------------------------- ROC

@@ -11,10 +11,11 @@ from naive_stmenet import NaiveSTMENet
 from parity import DATA, clip, published_weights
 from PIL import Image
 from speed_rprnet import letterboxed_as_published
+from timing import loading_times
 from torch import Tensor, nn
 
 from dataset import Sequence, SequenceSet
-from dataset.clips import TrainingClips, training_clips
+from dataset.clips import training_clips
 from loss import create_loss
 from model import create_model
 from utils.checkpoint import load_official
@@ -122,36 +123,16 @@ def load_as_published(folder: Path, key: int) -> np.ndarray:
 
 
 def loading(rounds: int) -> dict[str, list[float]]:
-    """Mean seconds per clip of 256x256 frames over a shuffled epoch, of which ours starts with empty memory.
-
-    The published form costs the same in each epoch. Identical arrays.
-    """
-    times = {"naive": [], "ours": [], "ours, later epochs": []}
+    """Mean seconds per clip of 256x256 frames over a shuffled epoch of 100, see `loading_times`."""
     spec = resolve_recipe(create_model("STMENet").recipe, "", {}).clip
     with tempfile.TemporaryDirectory() as folder:
         data = write_sequence(Path(folder), frames=100, size=256)
-        for seed in range(rounds):
-            clips = training_clips(data, spec, sample_rate=1.0)
-            order = np.random.default_rng(seed).permutation(len(clips)).tolist()
-            published, first = one_epoch(Path(folder), clips, order, epoch=0)
-            again, later = one_epoch(Path(folder), clips, order[::-1], epoch=1)
-            for side, seconds in zip(times, ((published + again) / 2, first, later), strict=True):
-                times[side].append(seconds)
-    return times
-
-
-def one_epoch(folder: Path, clips: TrainingClips, order: list[int], epoch: int) -> tuple[float, float]:
-    """Mean seconds per clip: (published, ours)."""
-    total = np.zeros(2)
-    for index in order:
-        begin = time.perf_counter()
-        published = load_as_published(folder, index)
-        middle = time.perf_counter()
-        own = clips[epoch, index]["clip"].numpy()
-        total += middle - begin, time.perf_counter() - middle
-        np.testing.assert_array_equal(own, published)
-    seconds, ours = (total / len(order)).tolist()
-    return seconds, ours
+        return loading_times(
+            lambda: training_clips(data, spec, sample_rate=1.0),
+            lambda index: (load_as_published(Path(folder), index),),
+            lambda item: (item["clip"].numpy(),),
+            rounds,
+        )
 
 
 IN_TURNS = {"inference": inference, "video, per frame": video}
