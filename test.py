@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,34 +15,21 @@ from torch import nn
 from dataset import SequenceSet, create_dataset
 from dataset.video import TestVideo
 from metrics.papers import published_rows, read_papers
-from metrics.protocols import protocol_metrics
+from metrics.protocols import protocol_lines, table_figures
 from model import create_model
 from utils.checkpoint import load_official, load_weights, read_checkpoint
 from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, reader_options, typed_settings
 from utils.engine.predict import predict_video
 from utils.engine.runtime import pick_device
-from utils.engine.score import Metrics, Scoring, score_set, scorings
+from utils.engine.score import score_set
 from utils.errors import UserError, run_command
-from utils.files import write_atomically, write_json
+from utils.files import write_json
 from utils.recipe.schema import Recipe, flat, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
+from utils.report.curves import curve_pictures, shared_curves, write_curves
+from utils.report.pictures import SheetWriter
 from utils.report.predictions import PredictionWriter, SavedPredictions, read_predictions
-from utils.report.rows import (
-    COLUMNS,
-    FORMATS,
-    Row,
-    all_of,
-    columns_of,
-    evaluated_rows,
-    map_saver,
-    overlay_saver,
-    published_row,
-    row,
-    with_footnotes,
-    write_pr,
-    write_roc,
-)
-from utils.report.table import format_table
+from utils.report.rows import Table, score_entries, with_footnotes
 from utils.runlog import new_run_folder
 
 
@@ -76,7 +62,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--predictions", nargs="+", type=Path, default=[], metavar="DIR", help=text)
     text = "print what is published on a data set and what was measured here beside it, and end"
     add("--paper_table", metavar="DATASET", help=text)
-    add_switch(parser, "--save_overlays", "write contact sheets: targets, hits and false alarms")
+    add_switch(parser, "--save_overlays", "write contact sheets: targets and detections")
     return parser.parse_args(argv)
 
 
@@ -163,32 +149,26 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
     videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]
     protocols = list(dict.fromkeys(args.protocols))
 
-    def new_metrics() -> Metrics:
-        return protocol_metrics(protocols, recipe.scoring, recipe.threshold, recipe.match, recipe.exclude)
-
-    chosen = scorings(new_metrics(), recipe.threshold)
+    lines = protocol_lines(protocols, recipe.scoring, recipe.threshold, recipe.match, recipe.exclude)
+    table = Table(table_figures())
     folder = new_run_folder(args.log_dir, data.name, candidate.name)
     savers: list[Callable] = []
     if args.save_overlays:
-        savers.append(overlay_saver(folder / "overlays", candidate.name, recipe.threshold))
+        savers.append(SheetWriter(folder / "overlays", candidate.name, lines, recipe.threshold))
     writer = PredictionWriter(folder / "predictions")
     if args.save_predictions:
-        savers += [writer, map_saver(folder / "predictions")]
+        savers.append(writer)
 
     begin = time.perf_counter()
-    groups, sequences = score_set(predict, videos, data.subsets, new_metrics, all_of(savers))
+    groups, sequences = score_set(
+        predict, videos, data.subsets, lines, lambda *frame: [save(*frame) for save in savers]
+    )
     seconds = time.perf_counter() - begin
 
-    def rows(scored: dict[str, Metrics]) -> list[Row]:
-        names = (candidate.name, candidate.source)
-        return [
-            row((data.name, group, *names, s.protocol, s.targets), s.figures(metrics), s.rule(metrics))
-            for group, metrics in scored.items()
-            for s in chosen
-        ]
-
-    measured, per_sequence = rows(groups), rows(sequences)
-    published = [published_row(entry) for entry in published_rows(data.name, candidate.name)]
+    parts = [groups["all"].split(line) for line in lines]
+    names = (data.name, candidate.name, candidate.source)
+    measured, per_sequence = (table.measured(names, scored, parts) for scored in (groups, sequences))
+    published = [table.published(entry) for entry in published_rows(data.name, candidate.name)]
     before = candidate.saved.facts if candidate.saved else {}
     facts = {
         "model": candidate.name,
@@ -206,21 +186,19 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
         "seconds": seconds,
         "frames": sum(len(sequence) for sequence in data),
         "normalisation": {} if candidate.saved else normalisations(videos),
-        "scores": [scored(s, groups, sequences) for s in chosen],
+        "scores": score_entries(groups, sequences, parts),
         "published": published,
     }
     write_json(folder / "eval.json", facts | measurements)
-    write_table(folder / "table", measured + published)
-    write_table(folder / "sequences", per_sequence)
+    table.write(folder / "table", measured + published)
+    table.write(folder / "sequences", per_sequence)
     title = f"{candidate.name} on {data.name}"
-    pictures = curves_of(chosen, groups)
+    pictures = curve_pictures(groups, lines)
     for name, curves in pictures.items():
         write_curves(folder / name, curves, title)
-    print(
-        format_table(per_sequence, columns_of(per_sequence, ("figures of", "rule")), formats=FORMATS), end=""
-    )
-    for s in chosen:
-        print(f"{title}, {s.protocol} protocol: {s.rule(groups['all'])}")
+    print(table.text(per_sequence, ("weights", "rule")), end="")
+    for line in (line for split in parts for line in split):
+        print(f"{title}, {line.protocol} protocol: {groups['all'].rule(line)}")
     print(f"{seconds:.1f} s, in {folder}\n", flush=True)
     return {
         "name": candidate.name,
@@ -233,55 +211,6 @@ def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) 
 
 def normalisations(videos: list[TestVideo]) -> dict[str, Any]:
     return {video.name: dataclasses.asdict(video.normalisation) for video in videos}
-
-
-def curves_of(chosen: list[Scoring], groups: dict[str, Metrics]) -> dict[str, dict[str, Any]]:
-    """The curves of each group, by the name of the picture that shows them."""
-    pictures = {}
-    for s in chosen:
-        pictures[f"roc_{s.protocol}_{s.targets}.png"] = {g: s.curve(m) for g, m in groups.items()}
-        pictures[f"pr_{s.protocol}.png"] = {g: s.pr_curve(m) for g, m in groups.items()}
-    found = {name: {g: c for g, c in curves.items() if c} for name, curves in pictures.items()}
-    return {name: curves for name, curves in found.items() if curves}
-
-
-def write_curves(path: Path, curves: dict[str, Any], title: str) -> None:
-    """Draw ROC or precision-recall curves, by name."""
-    is_pr = "precision_curve" in next(iter(curves.values()))
-    (write_pr if is_pr else write_roc)(path, curves, title)
-
-
-def scored(scoring: Scoring, groups: dict[str, Metrics], sequences: dict[str, Metrics]) -> dict[str, Any]:
-    """All figures and curves of one scoring, for eval.json."""
-
-    def with_curves(parts: dict[str, Metrics]) -> dict[str, Any]:
-        return {k: {**scoring.figures(m), "curve": scoring.curve(m)} for k, m in parts.items()}
-
-    return {
-        "protocol": scoring.protocol,
-        "targets_by": scoring.targets,
-        "rule": scoring.rule(groups["all"]),
-        "groups": with_curves(groups),
-        "sequences": with_curves(sequences),
-    }
-
-
-def write_table(path: Path, rows: list[Row]) -> None:
-    """Write <path>.md and, in full precision and with all columns, <path>.csv."""
-    text = format_table(rows, columns_of(rows), "markdown", FORMATS)
-    write_atomically(path.with_suffix(".md"), text.encode())
-    write_atomically(path.with_suffix(".csv"), format_table(rows, COLUMNS, "csv").encode())
-
-
-def shared_curves(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Curves of several tests by picture, and in it by model or by the source of the model's weights."""
-    tests = Counter(one["name"] for one in found)
-    pictures: dict[str, dict[str, Any]] = {}
-    for one in found:
-        label = one["name"] if tests[one["name"]] == 1 else one["source"]
-        for picture, curve in one["curves"].items():
-            pictures.setdefault(picture, {})[label] = curve
-    return {picture: curves for picture, curves in pictures.items() if len(curves) > 1}
 
 
 def find_sets(args: argparse.Namespace, candidates: list[Candidate]) -> list[SequenceSet]:
@@ -307,17 +236,18 @@ def paper_table(name: str, log_dir: Path) -> None:
 
     Raises UserError where nothing is published.
     """
-    published = [published_row(entry) for entry in published_rows(name)]
+    table = Table(table_figures())
+    published = [table.published(entry) for entry in published_rows(name)]
     if not published:
         known = ", ".join(sorted({entry["dataset"] for entry in read_papers()["rows"]}))
         raise UserError(f"nothing is published on {name}; known: {known}")
-    own = evaluated_rows(log_dir, published[0]["data set"])
+    own = table.evaluated(log_dir, published[0]["data set"])
     models = dict.fromkeys(r["model"] for r in published + own)
     rows = [r for model in models for r in published + own if r["model"] == model]
     folder = new_run_folder(log_dir, "tables")
-    write_table(folder / "table", rows)
+    table.write(folder / "table", rows)
     short, notes = with_footnotes(rows)
-    print(format_table(short, columns_of(short), formats=FORMATS), end="")
+    print(table.text(short), end="")
     print("\n".join(notes))
     print(f"{len(own)} of these lines were measured here; in {folder}")
 
@@ -345,10 +275,12 @@ def main(argv: list[str] | None = None) -> None:
         rows += [r for one in found for r in one["rows"]]
         for published in {one["name"]: one["published"] for one in found}.values():
             rows += published
-        for picture, curves in shared_curves(found).items():
+        tests = [(one["name"], one["source"], one["curves"]) for one in found]
+        for picture, curves in shared_curves(tests).items():
             write_curves(folder / f"{dataset}_{picture}", curves, dataset)
-    write_table(folder / "table", rows)
-    print(format_table(rows, columns_of(rows, ("rule",)), formats=FORMATS), end="")
+    table = Table(table_figures())
+    table.write(folder / "table", rows)
+    print(table.text(rows, ("rule",)), end="")
     print(f"in {folder}")
 
 

@@ -18,7 +18,7 @@ from dataset import SequenceSet, create_dataset
 from dataset.clips import EpochBatches, training_clips
 from dataset.video import TestVideo
 from loss import create_loss
-from metrics.protocols import protocol_metrics
+from metrics.protocols import protocol_lines
 from model import create_model
 from utils.boxes import Prediction
 from utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
@@ -27,13 +27,12 @@ from utils.engine.loop import Progress, Stopped, StopRequest, fit
 from utils.engine.optim import AveragedWeights, freeze, make_optimizer
 from utils.engine.predict import predict_video
 from utils.engine.runtime import pick_device
-from utils.engine.score import score_set, scorings
+from utils.engine.score import figure_names, score_set
 from utils.errors import UserError, run_command
 from utils.files import write_json
 from utils.recipe.schema import Recipe, flat, meant, recipe_from_dict, resolve_recipe
 from utils.registry import DATASETS, MODELS
-from utils.report.pictures import overlay
-from utils.report.rows import shot_of
+from utils.report.pictures import overlay, tile_of
 from utils.runlog import Record, latest_run, new_run_folder
 from utils.seed import random_state, restore_random_state, set_seed
 
@@ -83,7 +82,7 @@ class TrainingRun:
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.average = AveragedWeights(self.model, self.recipe.ema) if self.recipe.ema else None
         self.progress = Progress()
-        self.scoring = scorings(self.new_metrics(), self.recipe.threshold)[0]  # or refuses before the work
+        self.lines = self.make_lines()  # or refuses before the work
         training, self.validation = self.read_data()
         self.check_validation()
         cache = args.cache_dir if args.cache else None
@@ -171,8 +170,7 @@ class TrainingRun:
 
     def scored(self) -> list[str]:
         """Which of the validation scores the protocol gives."""
-        figures = self.scoring.figures(self.new_metrics())
-        return [key for key in SCORES if key in figures]
+        return [key for key in SCORES if key in figure_names(self.lines)]
 
     def make_loader(self) -> DataLoader:
         workers = self.args.num_workers
@@ -270,17 +268,18 @@ class TrainingRun:
     def validate(self) -> dict[str, float]:
         def show(video: TestVideo, index: int, prediction: Prediction, truth: dict) -> None:
             if video is self.videos[0] and index == len(video.frames) // 2:
-                shot = shot_of(video, index, prediction, truth)
-                picture = overlay(shot.image, shot.found, shot.truth, self.recipe.threshold, scale=2)
+                tile = tile_of(video, index, prediction, truth)
+                picture = overlay(tile.image, tile.found, tile.truth, self.recipe.threshold, scale=2)
                 self.board.add_image("prediction", picture, self.progress.steps, dataformats="HWC")
 
         predict = partial(predict_video, self.tested, self.device, self.recipe.threshold)
-        groups, _ = score_set(predict, self.videos, {}, self.new_metrics, show)
-        return self.scoring.figures(groups["all"])
+        groups, _ = score_set(predict, self.videos, {}, self.lines, show)
+        best = {self.recipe.best: groups["all"].figure(self.lines, self.recipe.best)}
+        return groups["all"].figures(self.lines[0]) | best
 
-    def new_metrics(self) -> dict[str, Any]:
+    def make_lines(self) -> list[Any]:
         recipe = self.recipe
-        return protocol_metrics(
+        return protocol_lines(
             [recipe.protocol], recipe.scoring, recipe.threshold, recipe.match, recipe.exclude
         )
 
@@ -288,7 +287,7 @@ class TrainingRun:
         write_json(self.folder / "recipe.json", {**self.describe(), "recipe": self.recipe.to_dict()})
         print(f"{self.model_name} on {self.dataset_name}: {len(self.clips)} clips an epoch, in {self.folder}")
         print("recipe: " + ", ".join(f"{k}={v}" for k, v in flat(self.recipe.to_dict()).items()))
-        print(f"validation: {self.recipe.protocol} protocol, {self.scoring.rule(self.new_metrics())}")
+        print(f"validation: {self.recipe.protocol} protocol, {self.lines[0].text}")
         with StopRequest() as self.stop, self.board:
             if self.progress.steps == 0:
                 self.save("last.pth")

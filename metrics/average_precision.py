@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster, mask
 
-from metrics.counting import CountingMetric, as_array, ratio
+from metrics.counting import CountingMetric, Curve, Figure, as_array, ratio
 from metrics.iou import check_choice
 from utils.boxes import lengthened
 from utils.errors import UserError
@@ -30,8 +30,16 @@ class AveragePrecision(CountingMetric):
     Source: COCO; STMENet, SMFNet and SSTNet score so, with "annotated" (vid_map_coco_*.py of their code).
     """
 
-    takes = "boxes"  # the kind of prediction that `update` takes
-    truth = "boxes"  # the kind of truth
+    takes = "boxes"
+    truth = "boxes"
+    figures = (
+        Figure("ap50", "AP50 %", 100, ".2f"),
+        Figure("published_precision", "P % (published)", 100, ".2f"),  # these three are no operating point
+        Figure("published_recall", "R % (published)", 100, ".2f"),
+        Figure("published_f1", "F1 % (published)", 100, ".2f"),
+        Figure("box_f1", "F1 % at 0.5", 100, ".2f"),
+        Figure("curve_best_f1", "best F1 %", 100, ".2f"),
+    )
 
     def __init__(self, images: str = "all", min_side: float = 0):
         check_choice("AveragePrecision", "images", images, ("all", "annotated"))
@@ -86,6 +94,19 @@ class AveragePrecision(CountingMetric):
         if self._computed is None:
             self._computed = self._figures()
         return dict(self._computed)
+
+    def curves(self) -> dict[str, Curve | None]:
+        """COCO's interpolated precision over recall at IoU 0.5 as "pr", where there were targets."""
+        computed = self.compute()
+        if np.isnan(computed["ap50"]):
+            return {"pr": None}
+        point = computed["box_recall"], computed["box_precision"]
+        labels = "recall (true boxes / targets)", "precision (true boxes / boxes)"
+        return {
+            "pr": Curve(
+                "pr", computed["recall_levels"], computed["precision_curve"], *labels, point, computed
+            )
+        }
 
     def _figures(self) -> dict[str, Any]:
         boxes, true, truth = self.counts["boxes"], self.counts["true"], self.counts["truth"]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from metrics.counting import CountingMetric, as_array, ratio
+from metrics.counting import as_array, ratio
 from metrics.pd_fa import MAX_DISTANCE
-from metrics.shooting_rules import THRESHOLDS, count_reaching, figures_of
+from metrics.shooting_rules import count_reaching
+from metrics.target_rules import ThresholdRule, threshold_index
 from utils.boxes import Responses
 from utils.errors import UserError
 from utils.registry import register_metric
@@ -16,7 +17,7 @@ MOST_CUT = 0.01  # a curve whose scores begin above it has no area worth the nam
 
 
 @register_metric("CentroidPdFa")
-class CentroidPdFa(CountingMetric):
+class CentroidPdFa(ThresholdRule):
     """Targets found, false pixels and false responses per threshold.
 
     A response, a box or a component of a mask, counts where its score >= threshold. In the order of falling
@@ -29,14 +30,11 @@ class CentroidPdFa(CountingMetric):
     thresholds: ascending; by default the 27 of ShootingRules
     """
 
-    takes = "responses"  # the kind of prediction that `update` takes
-    truth = "centroids"  # the kind of truth
+    takes = "responses"
+    truth = "centroids"
 
     def __init__(self, thresholds: Sequence[float] | None = None):
-        self.thresholds = np.array(THRESHOLDS if thresholds is None else thresholds, np.float64)
-        if self.thresholds.size == 0 or np.any(np.diff(self.thresholds) <= 0):
-            raise UserError("the thresholds of CentroidPdFa must be one or more, in ascending order")
-        super().__init__(thresholds=tuple(self.thresholds.tolist()))
+        super().__init__(thresholds)
 
     def zero_counts(self) -> dict[str, Any]:
         per_threshold = {
@@ -74,11 +72,16 @@ class CentroidPdFa(CountingMetric):
         (of the frames), auc and auc_normalised as ShootingRules has them. A figure is nan where there was
         nothing to count, and auc where responses of low scores are not listed, as of components of a mask.
         """
-        figures = figures_of(self.thresholds, self.counts)
+        figures = super().compute()
         if self.counts["cut_frames"]:
             figures |= {"auc": np.nan, "auc_normalised": np.nan}
         false_boxes = ratio(self.counts["false_responses"], self.counts["frames"])
         return {**figures, "false_boxes_per_frame": false_boxes}
+
+    def caption(self, threshold: float) -> str:
+        """What was found, with the false responses beside their pixels."""
+        false = self.counts["false_responses"][threshold_index(self.thresholds, threshold)]
+        return f"{super().caption(threshold)} in {false} response{'' if false == 1 else 's'}"
 
 
 def find_targets(scores: np.ndarray, centres: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""What the metrics share: counters that add up over frames and processes, and one frame as arrays."""
+"""What the metrics share: declarations, counters that add up over frames and processes, frames as arrays."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -9,15 +10,67 @@ import torch
 
 from utils.errors import UserError
 
+PREDICTIONS = ("map", "score_map", "responses", "boxes")  # attributes of the predictions of utils.boxes
+TRUTHS = ("mask", "round_trip_mask", "centroid_map", "centroids", "boxes")  # keys of TestVideo.truth
+DECLARED = ("takes", "truth", "figures", "finds_targets", "options")
+METHODS = ("update", "compute", "merge", "reset", "figures_at", "curves", "description")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that tables show.
+
+    name:   its key in what `compute` gives
+    label:  the title of its column, with the unit
+    factor: what it is multiplied by to be in that unit
+    format: its format specification in text and Markdown
+    better: whether the "higher" or the "lower" of two is the better one
+    """
+
+    name: str
+    label: str
+    factor: float
+    format: str
+    better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A curve to draw.
+
+    kind:             "roc", drawn over a logarithmic axis, or "pr", precision over recall
+    x, y:             one value per point [N]
+    x_label, y_label: what the axes are called
+    point:            x and y of the operating point at 0.5, or None
+    values:           all that the metric computed, for eval.json
+    """
+
+    kind: Literal["roc", "pr"]
+    x: np.ndarray
+    y: np.ndarray
+    x_label: str
+    y_label: str
+    point: tuple[float, float] | None
+    values: dict[str, Any]
+
 
 class CountingMetric:
     """Options and counters: `update` adds to `counts`, `merge` sums the counts of two, `compute` divides.
 
-    A subclass gives `zero_counts()`, `update(prediction, truth)` and `compute()`, and passes the options that
-    decide what is counted to `__init__`.
+    A subclass gives `zero_counts()`, `update(prediction, truth)` and `compute()`, passes the options that
+    decide what is counted to `__init__`, and declares
+
+    takes:         the kind of prediction that `update` takes, one of PREDICTIONS
+    truth:         the kind of truth, one of TRUTHS; of the class, or of an instance by its options
+    figures:       what tables show of it, in the order of the columns
+    finds_targets: whether it is a rule for targets: it gives pd, fa and `caption`, and names the lines of a
+                   table in which it stands
     """
 
-    takes = "map"  # the kind of prediction that `update` takes: "map" or a form of utils.boxes
+    takes: str
+    truth: str
+    figures: tuple[Figure, ...]
+    finds_targets: bool = False
 
     def __init__(self, **options: Any):
         self.options = options
@@ -34,9 +87,42 @@ class CountingMetric:
         for name, count in other.counts.items():
             self.counts[name] = self.counts[name] + count
 
+    def figures_at(self, threshold: float) -> dict[str, Any]:
+        """The numbers of `compute`, without its arrays.
+
+        threshold: the operating point of metrics that count at many thresholds; the others ignore it
+        """
+        return {name: value for name, value in self.compute().items() if np.ndim(value) == 0}
+
+    def curves(self) -> dict[str, Curve | None]:
+        """Its curves by kind, "roc" or "pr"; None where a curve is undefined, as without targets."""
+        return {}
+
+    def description(self, threshold: float) -> str:
+        """The options by which it counts, in words; `threshold` as in `figures_at`."""
+        return " ".join(f"{name}={value}" for name, value in self.options.items())
+
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"{type(self).__name__}({options})"
+
+
+def check_declaration(name: str, metric: Any) -> None:
+    """Raises UserError where a metric does not declare what CountingMetric asks for."""
+    missing = [what for what in DECLARED if not hasattr(metric, what)]
+    missing += [f"{what}()" for what in METHODS if not callable(getattr(metric, what, None))]
+    if not missing and metric.finds_targets and not hasattr(metric, "caption"):
+        missing = ["caption()"]
+    if missing:
+        raise UserError(
+            f"the metric {name} does not declare {', '.join(missing)}; metrics/counting.py says what "
+            "a metric declares"
+        )
+    for what, value, known in (("takes", metric.takes, PREDICTIONS), ("truth", metric.truth, TRUTHS)):
+        if value not in known:
+            raise UserError(f"the metric {name} declares {what}={value!r}; known: {', '.join(known)}")
+    if not all(isinstance(figure, Figure) for figure in metric.figures):
+        raise UserError(f"the metric {name} declares figures that are no metrics.counting.Figure")
 
 
 def ratio(numerator: Any, denominator: int | float) -> Any:

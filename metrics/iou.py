@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from metrics.counting import CountingMetric, frame_arrays, ratio
+from metrics.counting import CountingMetric, Figure, frame_arrays, ratio
 from utils.errors import UserError
 from utils.registry import register_metric
 
-TRUTHS = ("mask", "round_trip_mask")  # the kinds of truth that pixel metrics take, and PdFa
+MASKS = ("mask", "round_trip_mask")  # the kinds of truth that pixel metrics take, and PdFa
+NIOU = Figure("niou", "nIoU", 1, ".4f")
 TARGETS = {"positive": lambda mask: mask > 0, "one": lambda mask: mask.astype(np.int64) == 1}
 
 
@@ -24,9 +25,12 @@ class IoU(CountingMetric):
     nIoU "one") and its metrics.py ("soft").
     """
 
+    takes = "map"
+    figures = (Figure("iou", "IoU", 1, ".4f"), NIOU)
+
     def __init__(self, threshold: float = 0.5, target: str = "positive", truth: str = "mask"):
         check_choice(type(self).__name__, "target", target, (*TARGETS, "soft"))
-        check_choice(type(self).__name__, "truth", truth, TRUTHS)
+        check_choice(type(self).__name__, "truth", truth, MASKS)
         self.threshold, self.target, self.truth = threshold, target, truth
         super().__init__(threshold=threshold, target=target, truth=truth)
 
@@ -81,6 +85,8 @@ class IoU(CountingMetric):
 @register_metric("nIoU")
 class NormalisedIoU(IoU):
     """nIoU alone, for protocols whose IoU draws another line between target and background."""
+
+    figures = (NIOU,)
 
     def compute(self) -> dict[str, float]:
         """niou: mean of the frames' own IoU, in which an empty frame with an empty prediction counts 0."""

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from skimage.measure import label
 
-from metrics.counting import CountingMetric, frame_arrays, ratio
-from metrics.iou import TARGETS, TRUTHS, check_choice, exceeds
+from metrics.counting import frame_arrays, ratio
+from metrics.iou import MASKS, TARGETS, check_choice, exceeds
+from metrics.target_rules import TargetRule
 from utils.registry import register_metric
 
 MAX_DISTANCE = 3  # pixels between the centroids of a target and its response, exclusive
@@ -14,7 +15,7 @@ RULES = ("pixels", "areas")
 
 
 @register_metric("PdFa")
-class PdFa(CountingMetric):
+class PdFa(TargetRule):
     """Targets found and false pixels, counted by components.
 
     Targets and responses are the 8-connected components of the mask and of p > threshold, each in the raster
@@ -28,12 +29,14 @@ class PdFa(CountingMetric):
     Source: "areas" from RPRNet and RFR (arXiv 2409.12448), "pixels" from today's XinyiYing/BasicIRSTD.
     """
 
+    takes = "map"
+
     def __init__(
         self, threshold: float = 0.5, rule: str = "pixels", target: str = "positive", truth: str = "mask"
     ):
         check_choice("PdFa", "rule", rule, RULES)
         check_choice("PdFa", "target", target, tuple(TARGETS))
-        check_choice("PdFa", "truth", truth, TRUTHS)
+        check_choice("PdFa", "truth", truth, MASKS)
         self.threshold, self.rule, self.target, self.truth = threshold, rule, target, truth
         super().__init__(threshold=threshold, rule=rule, target=target, truth=truth)
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from metrics.counting import CountingMetric, frame_arrays
-from metrics.iou import TRUTHS, check_choice
-from metrics.shooting_rules import area_under_curve, count_reaching
+from metrics.counting import CountingMetric, Curve, frame_arrays
+from metrics.iou import MASKS, check_choice
+from metrics.shooting_rules import count_reaching
+from metrics.target_rules import AUC, area_under_curve, roc_curve
 from utils.errors import UserError
 from utils.registry import register_metric
 
@@ -25,11 +26,14 @@ class ROC(CountingMetric):
     Source: RPRNet, `ROCMetric` of its test.py.
     """
 
+    takes = "map"
+    figures = (AUC,)
+
     def __init__(self, bins: int = 30, target: str = "positive", truth: str = "mask"):
         if bins < 6 or bins % 2:
             raise UserError(f"the bins of ROC must be an even number of at least 6, not {bins!r}")
         check_choice("ROC", "target", target, ("positive", "soft"))
-        check_choice("ROC", "truth", truth, TRUTHS)
+        check_choice("ROC", "truth", truth, MASKS)
         self.bins, self.target, self.truth = bins, target, truth
         self.thresholds = np.arange(bins + 1) / bins
         # The smallest float32 above each threshold: p exceeds the threshold where p reaches it.
@@ -92,3 +96,9 @@ class ROC(CountingMetric):
             "f1_at_half": float(f1[self.bins // 2]),
             "auc": float(auc),
         }
+
+    def curves(self) -> dict[str, Curve | None]:
+        """The true over the false positive rate as "roc", which its values hold as pd and fa too."""
+        computed = self.compute()
+        labels = "false positive rate of pixels", "true positive rate of pixels"
+        return {"roc": roc_curve(computed["fpr"], computed["tpr"], labels, computed)}

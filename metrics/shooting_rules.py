@@ -6,20 +6,16 @@ from typing import Any
 import numpy as np
 from skimage.measure import label
 
-from metrics.counting import CountingMetric, frame_arrays, ratio
+from metrics.counting import frame_arrays
+from metrics.target_rules import ThresholdRule
 from utils.errors import UserError
 from utils.registry import register_metric
 
-# The thresholds of the published figures; their AUC depends on this list.
-THRESHOLDS = (
-    *(0, 1e-20, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5),
-    *(0.55, 0.6, 0.65, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1),
-)
 BORDERS = ("published", "clip")
 
 
 @register_metric("ShootingRules")
-class ShootingRules(CountingMetric):
+class ShootingRules(ThresholdRule):
     """Targets found and false pixels per threshold.
 
     A target is an 8-connected component of the centroid map. It is found when p >= threshold somewhere within
@@ -36,8 +32,8 @@ class ShootingRules(CountingMetric):
     DeepPro figures have half sizes 2 and 5, those of DeepPro-Plus and of today's code 1 and 4.
     """
 
-    takes = "score_map"  # the kind of prediction that `update` takes: it labels no responses, boxes will do
-    truth = "centroid_map"  # the kind of truth
+    takes = "score_map"  # it labels no responses, boxes will do
+    truth = "centroid_map"
 
     def __init__(
         self,
@@ -46,18 +42,13 @@ class ShootingRules(CountingMetric):
         exclude: int = 4,
         border: str = "published",
     ):
-        self.thresholds = np.array(THRESHOLDS if thresholds is None else thresholds, np.float64)
-        if self.thresholds.size == 0 or np.any(np.diff(self.thresholds) <= 0):
-            raise UserError("the thresholds of ShootingRules must be one or more, in ascending order")
         if border not in BORDERS:
             raise UserError(f"ShootingRules has no border {border!r}; known: {', '.join(BORDERS)}")
         self.match, self.exclude, self.border = match, exclude, border
+        super().__init__(thresholds, match=match, exclude=exclude, border=border)
         self.exact_thresholds = {
             dtype: exact_thresholds(self.thresholds, dtype) for dtype in map(np.dtype, ("float32", "float64"))
         }
-        super().__init__(
-            thresholds=tuple(self.thresholds.tolist()), match=match, exclude=exclude, border=border
-        )
 
     def zero_counts(self) -> dict[str, Any]:
         per_threshold = self.thresholds.size
@@ -100,33 +91,6 @@ class ShootingRules(CountingMetric):
             top, left = max(top, 0), max(left, 0)
         return slice(top, row + half + 1), slice(left, col + half + 1)
 
-    def compute(self) -> dict[str, Any]:
-        """The figures of all frames so far.
-
-        Arrays with one value per threshold: thresholds, true (targets found), targets, false (pixels),
-        pd = true / targets, fa = false / pixels. Numbers: pixels (of the centroid maps), auc, and
-        auc_normalised = auc / the range of fa, which a perfect detector brings to 1. A figure is nan where
-        there was nothing to count.
-        """
-        return figures_of(self.thresholds, self.counts)
-
-
-def figures_of(thresholds: np.ndarray, counts: dict[str, Any]) -> dict[str, Any]:
-    """The figures that `ShootingRules.compute` describes, of its counts."""
-    pd, fa = ratio(counts["true"], counts["targets"]), ratio(counts["false"], counts["pixels"])
-    auc = area_under_curve(fa, pd)
-    return {
-        "thresholds": thresholds.copy(),
-        "true": counts["true"].copy(),
-        "targets": np.full(thresholds.size, counts["targets"]),
-        "false": counts["false"].copy(),
-        "pixels": counts["pixels"],
-        "pd": pd,
-        "fa": fa,
-        "auc": auc,
-        "auc_normalised": ratio(auc, fa[0] - fa[-1]),
-    }
-
 
 def target_pixels(centroid_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, columns and component numbers (from 1) of the target pixels of a map [H, W].
@@ -166,14 +130,3 @@ def count_reaching(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
             counts[index:] = few.size - np.searchsorted(few, thresholds[index:])
             break
     return counts
-
-
-def area_under_curve(fa: np.ndarray, pd: np.ndarray) -> float:
-    """Trapezoid area under pd over fa, both in the order of ascending thresholds (so fa never rises).
-
-    As published, no end point is added and nothing is normalised: with fa < 1 at the lowest threshold, the
-    area stays below 1 even for a perfect detector. Fewer than two points have no area: nan.
-    """
-    if len(fa) < 2:
-        return float("nan")
-    return float(np.sum((fa[:-1] - fa[1:]) * (pd[:-1] + pd[1:]) / 2))

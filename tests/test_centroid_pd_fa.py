@@ -11,7 +11,7 @@ from test_boxes import covered_by, random_boxes
 from test_component_metrics import components_by_flooding, random_frame
 
 from metrics import create_metric
-from metrics.shooting_rules import THRESHOLDS
+from metrics.target_rules import THRESHOLDS
 from utils.boxes import BoxPrediction, MapPrediction, component_centroids
 from utils.errors import UserError
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import max_pool2d
 
 from loss import create_loss
-from metrics.protocols import protocol_metrics
+from metrics.protocols import protocol_lines
 from model import create_model
 from model.dtum import direction_pool
 from utils.checkpoint import load_official, rename_key
@@ -374,9 +374,9 @@ def test_an_unknown_variant_is_refused():
 
 def new_shooting_rules():
     recipe = create_model("ResUNet-DTUM").recipe
-    metrics = protocol_metrics(["published"], recipe["scoring"], threshold=0.5, match=1, exclude=4)
-    assert {name for _, name in metrics} == {"ShootingRules", "IoU"}
-    return metrics["published", "ShootingRules"]
+    (line,) = protocol_lines(["published"], recipe["scoring"], threshold=0.5, match=1, exclude=4)
+    assert {metric.name for metric in line.metrics} == {"ShootingRules", "IoU"}
+    return line.rule.create()
 
 
 def test_the_protocol_gives_the_published_counts():

@@ -13,7 +13,7 @@ from skimage.measure import label
 
 from metrics import create_metric
 from metrics.papers import published_rows
-from metrics.shooting_rules import THRESHOLDS, area_under_curve
+from metrics.target_rules import THRESHOLDS, area_under_curve
 from utils.errors import UserError
 from utils.report.table import format_table
 

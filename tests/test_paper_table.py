@@ -41,8 +41,8 @@ def test_published_and_own_rows_stand_together(tmp_path, capsys):
     (folder,) = (tmp_path / "tables").iterdir()
     with (folder / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    own = [r for r in rows if r["figures of"].startswith("ours")]
-    measured = {(r["model"], r["figures of"], r["protocol"]): float(r["Pd %"]) for r in own}
+    own = [r for r in rows if r["weights"].startswith("ours")]
+    measured = {(r["model"], r["weights"], r["protocol"]): float(r["Pd %"]) for r in own}
     assert measured == {
         ("DeepPro", "ours: a.pth", "published"): 75,
         ("DeepPro", "ours: a.pth", "clean"): 75,

@@ -16,9 +16,9 @@ import test
 import train
 from dataset.sequence import Sequence, SequenceSet
 from dataset.video import TestVideo
-from metrics.protocols import PROTOCOLS, protocol_metrics
+from metrics.protocols import PROTOCOLS, protocol_lines
 from utils.engine.predict import predict_video
-from utils.engine.score import score_set, scorings
+from utils.engine.score import score_set
 from utils.errors import UserError, run_command
 from utils.recipe.schema import ClipSpec
 from utils.registry import MODELS
@@ -117,14 +117,12 @@ def slow_scores(scene: SequenceSet, protocol: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("protocol", ["published", "clean"])
 def test_figures_are_those_of_the_slow_form(scene, protocol):
-    def new_metrics():
-        return protocol_metrics(["published", "clean"], "RPRNet", 0.5, 1, 4)
-
+    lines = protocol_lines(["published", "clean"], "RPRNet", 0.5, 1, 4)
     videos = [TestVideo(scene[0], scene, SPEC)]
     predict = partial(predict_video, Brightness(), torch.device("cpu"), 0.5)
-    groups, _ = score_set(predict, videos, {}, new_metrics)
-    (scoring,) = [s for s in scorings(new_metrics(), 0.5) if (s.protocol, s.targets) == (protocol, "PdFa")]
-    figures = scoring.figures(groups["all"])
+    groups, _ = score_set(predict, videos, {}, lines)
+    (line,) = [line for line in lines if (line.protocol, line.targets) == (protocol, "PdFa")]
+    figures = groups["all"].figures(line)
     expected = slow_scores(scene, protocol)
     assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert 0 < expected["pd"] < 1
@@ -141,32 +139,33 @@ def test_a_rule_whose_truth_is_missing_is_said(scene):
     points = tuple(np.array([[20.0, 30.0]]) for _ in scene[0].images)
     sequence = Sequence("a", scene[0].images, points=points)
 
-    def new_metrics():
-        return protocol_metrics(["clean"], "RPRNet", 0.5, 1, 4)
-
+    lines = protocol_lines(["clean"], "RPRNet", 0.5, 1, 4)
     videos = [TestVideo(sequence, SequenceSet("Points", scene.root, "test", (sequence,)), SPEC)]
     predict = partial(predict_video, Brightness(), torch.device("cpu"), 0.5)
-    groups, _ = score_set(predict, videos, {}, new_metrics)
-    shooting, by_components, by_centroids = scorings(new_metrics(), 0.5)
-    assert shooting.figures(groups["all"])["targets"] == 6
-    assert by_centroids.figures(groups["all"])["targets"] == 6
-    assert by_components.figures(groups["all"]) == {}
-    assert by_components.curve(groups["all"]) is None
-    assert by_components.rule(groups["all"]) == (
-        "PdFa: not scored, its kind of truth or of prediction is missing"
-    )
+    groups, _ = score_set(predict, videos, {}, lines)
+    found, (shooting, by_components, by_centroids) = groups["all"], lines
+    assert found.figures(shooting)["targets"] == 6
+    assert found.figures(by_centroids)["targets"] == 6
+    assert found.figures(by_components) == {}
+    assert found.curves(by_components) == {}
+    assert found.rule(by_components) == ("PdFa: not scored, its kind of truth or of prediction is missing")
 
 
 def test_every_model_names_a_protocol_that_exists():
     names = {MODELS.entry(name).facts["recipe"].get("scoring", "DeepPro") for name in MODELS.names()}
     assert names <= set(PROTOCOLS)
-    with pytest.raises(UserError, match="no scoring 'RPRNot'.*RPRNet"):
-        protocol_metrics(["published"], "RPRNot", 0.5, 1, 4)
+    with pytest.raises(UserError, match="no protocol 'RPRNot'.*RPRNet"):
+        protocol_lines(["published"], "RPRNot", 0.5, 1, 4)
 
 
 def test_the_clean_protocol_asks_for_no_mask_that_was_changed():
-    metrics = protocol_metrics(["clean"], "RPRNet", 0.5, 1, 4)
-    assert {metric.truth for metric in metrics.values()} == {"centroid_map", "mask", "centroids", "boxes"}
+    lines = protocol_lines(["clean"], "RPRNet", 0.5, 1, 4)
+    assert {metric.empty.truth for line in lines for metric in line.metrics} == {
+        "centroid_map",
+        "mask",
+        "centroids",
+        "boxes",
+    }
 
 
 def test_rprnet_from_files_to_both_protocols_side_by_side(tiny_data, tmp_path, capsys):

@@ -56,6 +56,7 @@ class MapPrediction:
 
     map: np.ndarray
     threshold: float
+    kind = "maps"  # how it is kept and drawn
 
     @property
     def score_map(self) -> np.ndarray:
@@ -85,6 +86,7 @@ class BoxPrediction:
 
     boxes: np.ndarray
     shape: tuple[int, int]
+    kind = "boxes"  # how it is kept and drawn
     map = None  # metrics that take a map do not score boxes
 
     @cached_property

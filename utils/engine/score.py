@@ -1,175 +1,182 @@
-"""From counters to figures: what tables, eval.json and TensorBoard show."""
+"""From predictions to figures: each frame is scored once, and every figure says over what it was counted.
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+Lines say which metrics are counted and which of their figures stand together (see metrics/protocols.py).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from utils.boxes import Prediction
-from utils.errors import UserError
 
-Metrics = dict[tuple[str, str], Any]  # by (protocol, name of the metric)
+NOT_SCORED = "not scored, its kind of truth or of prediction is missing"
 
-TARGET_RULES = ("ShootingRules", "PdFa", "CentroidPdFa")
-AT_THRESHOLDS = ("ShootingRules", "CentroidPdFa")  # those that count at many thresholds
-PIXELS, BOXES = ("IoU", "nIoU", "ROC"), ("AveragePrecision",)
-BESIDE = {"ShootingRules": PIXELS, "PdFa": PIXELS, "CentroidPdFa": BOXES, "": PIXELS + BOXES}
+
+@dataclass(frozen=True, eq=False)
+class Count:
+    """A metric, the sequences that it has counted, and how many frames these have."""
+
+    metric: Any
+    sequences: tuple[str, ...]
+    frames: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The counts of some sequences together.
+
+    sequences: their names
+    counts:    by the key of the metric; without those that could be scored in none of the sequences
+    """
+
+    sequences: tuple[str, ...]
+    counts: Mapping[str, Count]
+
+    def counted(self, line: Any) -> list[tuple[Any, Count]]:
+        """(metric of the line, its count) of those that were scored."""
+        return [(m, self.counts[m.key]) for m in line.metrics if m.key in self.counts]
+
+    def figures(self, line: Any) -> dict[str, Any]:
+        """All numbers of a line by name, such as pd, fa, auc, iou, true, targets; those that were scored."""
+        return {
+            name: value
+            for chosen, count in self.counted(line)
+            for name, value in count.metric.figures_at(chosen.threshold).items()
+            if name not in chosen.hidden
+        }
+
+    def figure(self, lines: Iterable[Any], name: str) -> float:
+        """A figure of the first of the lines that gives it; nan where none does."""
+        for line in lines:
+            if name in (found := self.figures(line)):
+                return float(found[name])
+        return float("nan")
+
+    def curves(self, line: Any) -> dict[str, Any]:
+        """The curves of a line by kind, "roc" or "pr"; those that are defined."""
+        return {
+            kind: curve
+            for chosen, count in self.counted(line)
+            for kind, curve in count.metric.curves().items()
+            if kind not in chosen.hidden and curve is not None
+        }
+
+    def coverage(self, line: Any) -> tuple[int, int]:
+        """How many sequences and frames a line was counted over, whose metrics have counted the same ones.
+
+        `split` makes such lines.
+        """
+        counts = [(len(count.sequences), count.frames) for _, count in self.counted(line)]
+        return max(counts, default=(0, 0))
+
+    def rule(self, line: Any) -> str:
+        """By which metrics and options the figures of a line were computed, in words."""
+        if not self.sequences:
+            return "no sequence of this group was tested"
+        parts = [chosen.text for chosen, _ in self.counted(line)]
+        named = line.rule or line.metrics[0]
+        if named.key not in self.counts and (line.rule or not parts):
+            parts.insert(0, f"{named.name}: {NOT_SCORED}")
+        return "; ".join(parts)
+
+    def split(self, line: Any) -> list[Any]:
+        """The line as one or more lines, each of metrics that were counted over the same sequences.
+
+        Parts without the line's rule for targets have no name in `targets`. What could not be scored at all
+        stays with the first part.
+        """
+        parts: dict[frozenset[str], list[Any]] = {}
+        for chosen, count in self.counted(line):
+            parts.setdefault(frozenset(count.sequences), []).append(chosen)
+        if len(parts) < 2:
+            return [line]
+        first, *others = parts.values()
+        kept = [first + [m for m in line.metrics if m.key not in self.counts], *others]
+        return [
+            replace(line, metrics=tuple(metrics), targets=line.targets if line.rule in metrics else "")
+            for metrics in kept
+        ]
 
 
 def score_set(
     predict: Callable,
     videos: Iterable,
     subsets: Mapping[str, Iterable[str]],
-    new_metrics: Callable[[], Metrics],
+    lines: Sequence[Any],
     on_frame: Callable | None = None,
-) -> tuple[dict[str, Metrics], dict[str, Metrics]]:
-    """(metrics per group, metrics per sequence). The groups are "all" and the data set's subsets.
+) -> tuple[dict[str, Group], dict[str, Group]]:
+    """(groups, sequences): what was counted of "all" and the data set's subsets, and of each sequence.
 
-    predict, videos, new_metrics, on_frame: as in `utils.engine.score.evaluate`
+    predict, videos, lines, on_frame: as in `evaluate`
     """
-    scores = evaluate(predict, videos, new_metrics, on_frame)
-    groups = {"all": merge_scores(scores, new_metrics, scores)}
+    sequences = evaluate(predict, videos, lines, on_frame)
+    groups = {"all": merge_groups(sequences.values(), lines)}
     for name, members in subsets.items():
-        groups[name] = merge_scores(scores, new_metrics, [m for m in members if m in scores])
-    return groups, scores
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """One line of a table: the figures of one protocol with one of its rules for targets.
-
-    Beside rules for maps stand the figures of pixels, beside the one for boxes as well those of boxes.
-
-    targets:   one of TARGET_RULES, or "" in a protocol without
-    threshold: of Pd and Fa by ShootingRules and CentroidPdFa; the other metrics have theirs in their options
-    """
-
-    protocol: str
-    targets: str
-    threshold: float
-
-    def figures(self, metrics: Metrics) -> dict[str, float]:
-        """pd, fa, auc, true, targets, false, pixels, iou, niou, ap50, ...; what was not scored is left out.
-
-        auc is the area under Pd over Fa with rules that count at many thresholds, else that of the pixels'
-        ROC curve. Raises UserError when such a rule did not count at the threshold.
-        """
-        out: dict[str, float] = {}
-        for name in BESIDE[self.targets]:
-            if metric := metrics.get((self.protocol, name)):
-                out |= numbers(metric.compute())
-        if self.targets in AT_THRESHOLDS:
-            out.pop("auc", None)
-        if metric := metrics.get((self.protocol, self.targets)):
-            counted = metric.compute()
-            if self.targets in AT_THRESHOLDS:
-                at = threshold_index(counted["thresholds"], self.threshold)
-                counted |= {k: v[at].item() for k, v in counted.items() if np.ndim(v)}
-            out |= numbers(counted)
-        return out
-
-    def curve(self, metrics: Metrics) -> dict[str, Any] | None:
-        """The curve under which `auc` is the area, as "thresholds", "fa" and "pd"; None where there is none.
-
-        With ShootingRules and CentroidPdFa of targets; else of pixels: "fa" is then the false and "pd" the
-        true positive rate.
-        """
-        name = self.targets if self.targets in AT_THRESHOLDS else "ROC"
-        metric = metrics.get((self.protocol, name))
-        if metric is None:
-            return None
-        counted = metric.compute()
-        if name == "ROC":
-            return {**counted, "fa": counted["fpr"], "pd": counted["tpr"]}
-        return None if np.isnan(counted["auc"]) else counted
-
-    def pr_curve(self, metrics: Metrics) -> dict[str, Any] | None:
-        """What AveragePrecision computes, such as "precision_curve"; None where it had no targets."""
-        beside = "AveragePrecision" in BESIDE[self.targets]
-        metric = metrics.get((self.protocol, "AveragePrecision")) if beside else None
-        computed = metric.compute() if metric else {"ap50": np.nan}
-        return None if np.isnan(computed["ap50"]) else computed
-
-    def rule(self, metrics: Metrics) -> str:
-        """By which metrics and options the figures were computed, in words."""
-        parts = []
-        if self.targets and (self.protocol, self.targets) not in metrics:
-            parts.append(f"{self.targets}: not scored, its kind of truth or of prediction is missing")
-        for (protocol, name), metric in metrics.items():
-            if protocol == self.protocol and name in (self.targets, *BESIDE[self.targets]):
-                options = dict(metric.options)
-                if counted := options.pop("thresholds", None):
-                    options["thresholds"] = len(counted)
-                text = " ".join([name, *(f"{k}={v}" for k, v in options.items())])
-                parts.append(f"{text} at p >= {self.threshold:g}" if name in AT_THRESHOLDS else text)
-        return "; ".join(parts)
-
-
-def numbers(computed: dict[str, Any]) -> dict[str, Any]:
-    """What a metric computed, without its arrays."""
-    return {k: v for k, v in computed.items() if np.ndim(v) == 0}
-
-
-def scorings(metrics: Metrics, threshold: float) -> list[Scoring]:
-    """Every protocol of `metrics` with each of its rules for targets. Refuses a threshold, as `figures`."""
-    protocols = dict.fromkeys(protocol for protocol, _ in metrics)
-    rules = {p: [name for name in TARGET_RULES if (p, name) in metrics] or [""] for p in protocols}
-    found = [Scoring(protocol, name, threshold) for protocol in protocols for name in rules[protocol]]
-    for scoring in found:
-        scoring.figures(metrics)
-    return found
-
-
-def threshold_index(thresholds: np.ndarray, threshold: float) -> int:
-    """Place of `threshold` among those that were counted. Raises UserError if it is not among them."""
-    places = np.flatnonzero(np.isclose(thresholds, threshold, rtol=0, atol=1e-12))
-    if not len(places):
-        known = ", ".join(f"{t:g}" for t in thresholds)
-        raise UserError(f"Pd and Fa are not counted at the threshold {threshold}; choose one of {known}")
-    return int(places[0])
+        found = dict.fromkeys(member for member in members if member in sequences)
+        groups[name] = merge_groups([sequences[member] for member in found], lines)
+    return groups, sequences
 
 
 def evaluate(
     predict: Callable[[Any], Iterable[tuple[int, Prediction]]],
     videos: Iterable,
-    new_metrics: Callable[[], dict[str, Any]],
+    lines: Sequence[Any],
     on_frame: Callable[[Any, int, Prediction, dict], None] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Score predictions of videos: {sequence name: {key: metric}}, each metric updated once per frame.
+) -> dict[str, Group]:
+    """Score predictions of videos, by the name of the sequence; each metric is updated once per frame.
 
     predict: gives (frame, prediction) of every frame of a video
+    lines:   whose metrics are counted, metrics of equal options once
     A metric that takes what the predictions are not, or whose kind of truth a sequence lacks, is left out for
     that sequence.
     on_frame(video, index, prediction, truth): sees every frame, to save or draw it.
     """
-    scores = {}
+    chosen = {metric.key: metric for line in lines for metric in line.metrics}
+    kinds = {metric.empty.truth for metric in chosen.values()}
+    groups = {}
     for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
-        metrics = new_metrics()
-        kinds = {metric.truth for metric in metrics.values()}
+        metrics, frames = {key: metric.create() for key, metric in chosen.items()}, 0
         for index, prediction in predict(video):
             truth = video.truth(index, kinds)
-            for name, metric in list(metrics.items()):
-                found = getattr(prediction, metric.takes)
-                if found is None or truth[metric.truth] is None:
-                    del metrics[name]
+            frames += 1
+            for key, metric in list(metrics.items()):
+                if is_scored(metric, prediction, truth):
+                    metric.update(getattr(prediction, metric.takes), truth[metric.truth])
                 else:
-                    metric.update(found, truth[metric.truth])
+                    del metrics[key]
             if on_frame:
                 on_frame(video, index, prediction, truth)
-        scores[video.name] = metrics
-    return scores
+        counts = {key: Count(metric, (video.name,), frames) for key, metric in metrics.items()}
+        groups[video.name] = Group((video.name,), counts)
+    return groups
 
 
-def merge_scores(
-    scores: dict[str, dict[str, Any]], new_metrics: Callable[[], dict[str, Any]], names: Iterable[str]
-) -> dict[str, Any]:
-    """One set of metrics over the named sequences: counters are summed, not figures averaged."""
-    total = new_metrics()
-    used = set()
-    for name in names:
-        for kind, metric in scores[name].items():
-            total[kind].merge(metric)
-            used.add(kind)
-    return {kind: metric for kind, metric in total.items() if kind in used}
+def is_scored(metric: Any, prediction: Prediction, truth: Mapping[str, Any]) -> bool:
+    """Whether a frame has the kind of prediction and the kind of truth that a metric takes."""
+    return getattr(prediction, metric.takes) is not None and truth.get(metric.truth) is not None
+
+
+def merge_groups(groups: Iterable[Group], lines: Sequence[Any]) -> Group:
+    """One group of several: counters are summed, not figures averaged."""
+    groups = list(groups)
+    counts = {}
+    for key, chosen in {metric.key: metric for line in lines for metric in line.metrics}.items():
+        found = [group.counts[key] for group in groups if key in group.counts]
+        total = chosen.create()
+        for count in found:
+            total.merge(count.metric)
+        if found:
+            sequences = tuple(name for count in found for name in count.sequences)
+            counts[key] = Count(total, sequences, sum(count.frames for count in found))
+    return Group(tuple(name for group in groups for name in group.sequences), counts)
+
+
+def figure_names(lines: Iterable[Any], is_possible: Callable[[Any], bool] = lambda metric: True) -> list[str]:
+    """The figures of tables that lines give, in order.
+
+    is_possible(metric): whether a metric can be scored, by what it declares in `takes` and `truth`
+    """
+    figures = (f for line in lines for m in line.metrics if is_possible(m.empty) for f in m.empty.figures)
+    return list(dict.fromkeys(figure.name for figure in figures))

@@ -1,8 +1,9 @@
 """Predictions on the disk: written once, scored as often as one likes, without the network.
 
 A folder holds predictions.json (model, data set, recipe, and the list of frames, COCO's "images") and
-    boxes.json       of box models: COCO results, one entry per box, image_id as in that list
-    <sequence>.npz   of mask models: one compressed float32 map [H, W] per frame, in the order of the frames
+    boxes.json         of box models: COCO results, one entry per box, image_id as in that list
+    <sequence>.npz     of mask models: one compressed float32 map [H, W] per frame, in the order of the frames
+    <sequence>/*.png   likewise, floor(255 p) as the published code writes it, to look at
 """
 
 import json
@@ -13,14 +14,86 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from utils.boxes import BoxPrediction, MapPrediction
+from utils.boxes import BoxPrediction, MapPrediction, Prediction
 from utils.errors import UserError
 from utils.files import write_atomically, write_json
 
 INDEX, BOXES = "predictions.json", "boxes.json"
 FORMAT = "moving-irstd predictions, version 1"
+
+
+class MapStore:
+    """Maps, one compressed file per sequence and one PNG per frame."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def add(self, video, index: int, _image: dict[str, Any], prediction: MapPrediction) -> None:
+        """Write one frame; frames come in order, those of a sequence one after the other."""
+        path = self.path(video.name)
+        if index == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = zipfile.ZipFile(path.with_suffix(".tmp"), "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        with self._file.open(f"{index + 1:05d}.npy", "w") as file:
+            np.lib.format.write_array(file, np.asarray(prediction.map, np.float32))
+        _, png = cv2.imencode(".png", (255 * prediction.map).astype(np.uint8))
+        write_atomically(self.folder / video.name / f"{index + 1:05d}.png", png.tobytes())
+        if index == len(video.frames) - 1:
+            self._file.close()
+            os.replace(path.with_suffix(".tmp"), path)
+
+    def finish(self) -> None:
+        """Every sequence is written already."""
+
+    def read(self, video, images: list[dict[str, Any]], threshold: float) -> Iterator[tuple[int, Prediction]]:
+        """(frame, prediction) of the frames of a sequence."""
+        with np.load(existing(self.path(video.name))) as maps:
+            for image in images:
+                yield image["frame"], MapPrediction(maps[f"{image['frame'] + 1:05d}"], threshold)
+
+    def path(self, sequence: str) -> Path:
+        return self.folder / f"{sequence}.npz"
+
+
+class BoxStore:
+    """Boxes, one file for all sequences."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.results: list[dict[str, Any]] = []
+        self._boxes: dict[int, np.ndarray] | None = None
+
+    def add(self, _video, _index: int, image: dict[str, Any], prediction: BoxPrediction) -> None:
+        """Remember the boxes of one frame."""
+        for x1, y1, x2, y2, score in prediction.boxes.tolist():
+            box = [x1, y1, x2 - x1, y2 - y1]
+            self.results.append({"image_id": image["id"], "category_id": 1, "bbox": box, "score": score})
+
+    def finish(self) -> None:
+        """Write the boxes of all frames."""
+        write_atomically(self.folder / BOXES, json.dumps(self.results).encode())
+
+    def read(
+        self, video, images: list[dict[str, Any]], _threshold: float
+    ) -> Iterator[tuple[int, Prediction]]:
+        """(frame, prediction) of the frames of a sequence."""
+        if self._boxes is None:
+            self._boxes = self._by_image()
+        for image in images:
+            yield image["frame"], BoxPrediction(self._boxes.get(image["id"], np.zeros((0, 5))), video.size)
+
+    def _by_image(self) -> dict[int, np.ndarray]:
+        rows: dict[int, list[list[float]]] = {}
+        for entry in read_json(existing(self.folder / BOXES)):
+            x, y, width, height = entry["bbox"]
+            rows.setdefault(entry["image_id"], []).append([x, y, x + width, y + height, entry["score"]])
+        return {image: np.array(found) for image, found in rows.items()}
+
+
+STORES = {"maps": MapStore, "boxes": BoxStore}  # by the kind of prediction
 
 
 class PredictionWriter:
@@ -29,42 +102,21 @@ class PredictionWriter:
     def __init__(self, folder: Path):
         self.folder = folder
         self.images: list[dict[str, Any]] = []
-        self.results: list[dict[str, Any]] = []
-        self._maps: zipfile.ZipFile | None = None
+        self.kind = "boxes"  # as long as there is no frame
+        self.store: MapStore | BoxStore = BoxStore(folder)
 
-    def __call__(self, video, index: int, prediction: MapPrediction | BoxPrediction, _truth: dict) -> None:
+    def __call__(self, video, index: int, prediction: Prediction, _truth: dict) -> None:
+        if not self.images:
+            self.kind, self.store = prediction.kind, STORES[prediction.kind](self.folder)
         height, width = video.size
         image = {"id": len(self.images) + 1, "sequence": video.name, "frame": index, "width": width}
         self.images.append({**image, "height": height, "file_name": video.frames.sequence.images[index].name})
-        if prediction.map is None:
-            for x1, y1, x2, y2, score in prediction.boxes.tolist():
-                box = [x1, y1, x2 - x1, y2 - y1]
-                entry = {"image_id": image["id"], "category_id": 1, "bbox": box, "score": score}
-                self.results.append(entry)
-            return
-        if index == 0:
-            path = self._path(video.name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._maps = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
-        with self._maps.open(f"{index + 1:05d}.npy", "w") as file:
-            np.lib.format.write_array(file, np.asarray(prediction.map, np.float32))
-        if index == len(video.frames) - 1:
-            self._maps.close()
-            os.replace(self._path(video.name), map_path(self.folder, video.name))
+        self.store.add(video, index, image, prediction)
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write the box list and, last, the index with `facts` (model, weights, dataset, ..., recipe)."""
-        kind = "maps" if self._maps else "boxes"
-        if kind == "boxes":
-            write_atomically(self.folder / BOXES, json.dumps(self.results).encode())
-        write_json(self.folder / INDEX, {"format": FORMAT, "kind": kind, **facts, "images": self.images})
-
-    def _path(self, sequence: str) -> Path:
-        return map_path(self.folder, sequence).with_suffix(".tmp")
-
-
-def map_path(folder: Path, sequence: str) -> Path:
-    return folder / f"{sequence}.npz"
+        """Write what is left and, last, the index with `facts` (model, weights, dataset, ..., recipe)."""
+        self.store.finish()
+        write_json(self.folder / INDEX, {"format": FORMAT, "kind": self.kind, **facts, "images": self.images})
 
 
 @dataclass(frozen=True)
@@ -79,9 +131,9 @@ class SavedPredictions:
         frames: dict[str, list[dict]] = {}
         for image in self.facts["images"]:
             frames.setdefault(image["sequence"], []).append(image)
-        boxes = self._boxes() if self.facts["kind"] == "boxes" else {}
+        store = STORES[self.facts["kind"]](self.folder)
 
-        def predict(video) -> Iterator[tuple[int, MapPrediction | BoxPrediction]]:
+        def predict(video) -> Iterator[tuple[int, Prediction]]:
             saved = frames.get(video.name, [])
             names = [path.name for path in video.frames.sequence.images]
             if [image["file_name"] for image in saved] != names:
@@ -89,27 +141,9 @@ class SavedPredictions:
                     f"{self.folder} has {len(saved)} predictions of {video.name}, which has {len(names)} "
                     "frames or other ones; test the network on this data set again"
                 )
-            if self.facts["kind"] == "boxes":
-                for image in saved:
-                    yield image["frame"], BoxPrediction(boxes.get(image["id"], np.zeros((0, 5))), video.size)
-                return
-            with np.load(self._existing(map_path(self.folder, video.name))) as maps:
-                for image in saved:
-                    yield image["frame"], MapPrediction(maps[f"{image['frame'] + 1:05d}"], threshold)
+            return store.read(video, saved, threshold)
 
         return predict
-
-    def _boxes(self) -> dict[int, np.ndarray]:
-        by_image: dict[int, list[list[float]]] = {}
-        for entry in read_json(self._existing(self.folder / BOXES)):
-            x, y, width, height = entry["bbox"]
-            by_image.setdefault(entry["image_id"], []).append([x, y, x + width, y + height, entry["score"]])
-        return {image: np.array(rows) for image, rows in by_image.items()}
-
-    def _existing(self, path: Path) -> Path:
-        if not path.is_file():
-            raise UserError(f"{path} is missing, though {INDEX} beside it promises it; copy it again")
-        return path
 
 
 def read_predictions(folder: Path) -> SavedPredictions:
@@ -128,7 +162,15 @@ def read_predictions(folder: Path) -> SavedPredictions:
     )
 
 
+def existing(path: Path) -> Path:
+    """The path of a file that the index promises. Raises UserError where it is missing."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing, though {INDEX} beside it promises it; copy it again")
+    return path
+
+
 def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

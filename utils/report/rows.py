@@ -1,89 +1,118 @@
-"""What a test leaves behind besides its counters: table rows, probability maps, contact sheets."""
+"""The tables of a test, and what eval.json keeps of it. Which figures there are, the metrics declare."""
 
-import io
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-from utils.boxes import Prediction
+from utils.engine.score import Group
 from utils.files import write_atomically
-from utils.report.curves import pr_picture, roc_picture
-from utils.report.pictures import Shot, overlay_sheet
+from utils.report.table import format_table
 
-NAMES = ("data set", "group", "model", "figures of", "protocol", "targets by")
-FIGURES = {  # column: (figure, factor, format). P, R, F1 by the published formula are no operating point.
-    "Pd %": ("pd", 100, ".2f"),
-    "Fa 1e-5": ("fa", 1e5, ".2f"),
-    "AUC": ("auc", 1, ".4f"),
-    "IoU": ("iou", 1, ".4f"),
-    "nIoU": ("niou", 1, ".4f"),
-    "AP50 %": ("ap50", 100, ".2f"),
-    "P % (published)": ("published_precision", 100, ".2f"),
-    "R % (published)": ("published_recall", 100, ".2f"),
-    "F1 % (published)": ("published_f1", 100, ".2f"),
-    "F1 % at 0.5": ("box_f1", 100, ".2f"),
-    "best F1 %": ("curve_best_f1", 100, ".2f"),
-}
-COLUMNS = (*NAMES, *FIGURES, "rule")
-FORMATS = {column: text for column, (_, _, text) in FIGURES.items()}
-SHEET_FRAMES = 6
+NAMES = ("data set", "group", "model", "weights", "protocol", "targets by", "sequences", "frames")
 
 Row = dict[str, Any]
 
 
-def row(names: tuple[str, ...], values: dict[str, Any], rule: str) -> Row:
-    """One line of the tables; what could not be scored stays empty.
+class Table:
+    """Rows with one column per name and figure, and the rule at the end.
 
-    names:  what stands in the columns NAMES
-    values: pd, fa, auc, iou, ap50, ..., all as fractions
+    figures: what the metrics declare, in the order of the columns: `metrics.protocols.table_figures()`
     """
 
-    def scaled(key: str, factor: float) -> float | None:
-        value = values.get(key)
-        return None if value is None or value != value else value * factor
+    def __init__(self, figures: Sequence[Any]):
+        self.figures = {figure.label: figure for figure in figures}
+        self.columns = (*NAMES, *self.figures, "rule")
+        self.formats = {label: figure.format for label, figure in self.figures.items()}
 
-    numbers = (scaled(key, factor) for key, factor, _ in FIGURES.values())
-    return dict(zip(COLUMNS, (*names, *numbers, rule), strict=True))
+    def row(self, names: tuple[Any, ...], values: Mapping[str, Any], rule: str) -> Row:
+        """One line of the table; what could not be scored stays empty.
+
+        names:  what stands in the columns NAMES
+        values: pd, fa, auc, iou, ap50, ..., all as fractions
+        """
+        numbers = {
+            label: None if is_missing(values.get(f.name)) else values[f.name] * f.factor
+            for label, f in self.figures.items()
+        }
+        return {**dict(zip(NAMES, names, strict=True)), **numbers, "rule": rule}
+
+    def measured(
+        self,
+        names: tuple[str, str, str],
+        groups: Mapping[str, Group],
+        lines: Iterable[Sequence[Any]],
+    ) -> list[Row]:
+        """The rows of groups, or of single sequences.
+
+        names: data set, model and weights
+        lines: each as its parts of equal coverage, as from `utils.engine.score.Group.split` of all sequences.
+               Of a group that has nothing of a part, only the other parts are shown.
+        """
+        dataset, model, weights = names
+        rows = []
+        for name, group in groups.items():
+            for parts in lines:
+                for part in [part for part in parts if group.coverage(part)[0]] or parts[:1]:
+                    line = (part.protocol, part.targets, *group.coverage(part))
+                    texts = (dataset, name, model, weights, *line)
+                    rows.append(self.row(texts, group.figures(part), group.rule(part)))
+        return rows
+
+    def published(self, entry: dict[str, Any]) -> Row:
+        """A row of metrics/papers.json as a line of the same table."""
+        percent = entry.get("pd_percent")
+        values = {**entry, "pd": None if percent is None else percent / 100}
+        note = f" ({entry['note']})" if entry.get("note") else ""
+        source = f"published: {entry['source']}{note}"
+        names = (entry["dataset"], entry["group"], entry["model"], source, "published")
+        return self.row((*names, entry["rule"]["metric"] or "", None, None), values, entry["rule"]["text"])
+
+    def evaluated(self, log_dir: Path, dataset: str) -> list[Row]:
+        """What test.py has measured on a data set: the groups of the newest test of each model and weights.
+
+        Tests lie in log_dir/<data set>/<model>/<time>/eval.json; those of training splits do not count.
+        """
+        newest: dict[tuple[str, str], dict[str, Any]] = {}
+        for path in sorted(log_dir.glob(f"{dataset}/*/*/eval.json")):
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            if facts["split"] == "test":
+                newest[facts["model"], facts["weights"]] = facts
+        rows = []
+        for (model, weights), facts in newest.items():
+            for entry in facts["scores"]:
+                line = (f"ours: {weights}", entry["protocol"], entry["targets_by"])
+                for group, found in entry["groups"].items():
+                    counts = (found.get("sequences"), found.get("frames"))  # older files do not tell
+                    if counts[0] != 0 or entry["targets_by"]:  # else a part of a line, not of this group
+                        names = (dataset, group, model, *line, *counts)
+                        rows.append(self.row(names, found, entry["rule"]))
+        return rows
+
+    def shown(self, rows: Iterable[Row], hidden: Collection[str] = ()) -> tuple[str, ...]:
+        """The columns without the `hidden` ones and those in which no row has a figure."""
+        rows = list(rows)
+        return tuple(
+            column
+            for column in self.columns
+            if column not in hidden
+            and (column not in self.figures or any(row[column] is not None for row in rows))
+        )
+
+    def text(self, rows: Sequence[Row], hidden: Collection[str] = ()) -> str:
+        """The rows as aligned text, without the `hidden` columns."""
+        return format_table(rows, self.shown(rows, hidden), formats=self.formats)
+
+    def write(self, path: Path, rows: Sequence[Row]) -> None:
+        """Write <path>.md and, in full precision and with all columns, <path>.csv."""
+        markdown = format_table(rows, self.shown(rows), "markdown", self.formats)
+        write_atomically(path.with_suffix(".md"), markdown.encode())
+        write_atomically(path.with_suffix(".csv"), format_table(rows, self.columns, "csv").encode())
 
 
-def columns_of(rows: Iterable[Row], hidden: Collection[str] = ()) -> tuple[str, ...]:
-    """The columns in which some row has a figure, and the names; without the `hidden` ones."""
-    rows = list(rows)
-    return tuple(
-        c for c in COLUMNS if c not in hidden and (c not in FIGURES or any(r[c] is not None for r in rows))
-    )
-
-
-def published_row(entry: dict[str, Any]) -> Row:
-    """A row of metrics/papers.json as a line of the same table."""
-    percent = entry.get("pd_percent")
-    values = {**entry, "pd": None if percent is None else percent / 100}
-    note = f" ({entry['note']})" if entry.get("note") else ""
-    source = f"published: {entry['source']}{note}"
-    names = (entry["dataset"], entry["group"], entry["model"], source)
-    return row((*names, "published", entry["rule"]["metric"] or ""), values, entry["rule"]["text"])
-
-
-def evaluated_rows(log_dir: Path, dataset: str) -> list[Row]:
-    """What test.py has measured on a data set: the groups of the newest evaluation of each model and weights.
-
-    Evaluations lie in log_dir/<data set>/<model>/<time>/eval.json; those of training splits do not count.
-    """
-    newest: dict[tuple[str, str], dict[str, Any]] = {}
-    for path in sorted(log_dir.glob(f"{dataset}/*/*/eval.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["split"] == "test":
-            newest[facts["model"], facts["weights"]] = facts
-    return [
-        row((dataset, group, model, f"ours: {weights}", s["protocol"], s["targets_by"]), figures, s["rule"])
-        for (model, weights), facts in newest.items()
-        for s in facts["scores"]
-        for group, figures in s["groups"].items()
-    ]
+def is_missing(value: Any) -> bool:
+    """Whether there is no number: None or nan."""
+    return value is None or value != value
 
 
 def with_footnotes(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
@@ -95,76 +124,39 @@ def with_footnotes(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
             notes.append(text)
         return f"[{notes.index(text) + 1}]"
 
-    short = [{**r, "rule": number(r["rule"]), "figures of": number(r["figures of"])} for r in rows]
+    short = [{**r, "rule": number(r["rule"]), "weights": number(r["weights"])} for r in rows]
     return short, [f"[{i}] {text}" for i, text in enumerate(notes, 1)]
 
 
-def write_roc(path: Path, curves: dict[str, dict[str, Any]], title: str) -> None:
-    """Draw the curves of one `utils.engine.score.Scoring`, by name."""
-    first = next(iter(curves.values()))
-    of_pixels = {"x": "false positive rate of pixels", "y": "true positive rate of pixels"}
-    axes = of_pixels if "tpr" in first else {}
-    pairs = {name: (c["fa"], c["pd"]) for name, c in curves.items()}
-    roc_picture(pairs, path, title, first["thresholds"], **axes)
+def score_entries(
+    groups: Mapping[str, Group], sequences: Mapping[str, Group], lines: Iterable[Iterable[Any]]
+) -> list[dict[str, Any]]:
+    """The "scores" of eval.json: one entry per line of equal coverage, with all its figures and its curve.
 
-
-def write_pr(path: Path, curves: dict[str, dict[str, Any]], title: str) -> None:
-    """Draw precision over recall at IoU 0.5, by name, and write the 101 points of each beside it as CSV.
-
-    curves: what AveragePrecision computes; the point at score 0.5 is marked
+    lines: as in `Table.measured`
     """
-    levels = next(iter(curves.values()))["recall_levels"]
-    pairs = {name: (levels, c["precision_curve"]) for name, c in curves.items()}
-    points = {name: (c["box_recall"], c["box_precision"]) for name, c in curves.items()}
-    pr_picture(pairs, path, title, points)
-    text = io.StringIO()
-    table = np.column_stack([levels, *(precision for _, precision in pairs.values())])
-    header = ",".join(["recall", *(f"precision of {name}" for name in pairs)])
-    np.savetxt(text, table, "%.17g", delimiter=",", header=header, comments="")
-    write_atomically(path.with_suffix(".csv"), text.getvalue().encode())
 
+    def scores(parts: Mapping[str, Group], line: Any) -> dict[str, dict[str, Any]]:
+        found = {}
+        for name, group in parts.items():
+            num_sequences, num_frames = group.coverage(line)
+            curve = group.curves(line).get("roc")
+            found[name] = {
+                **group.figures(line),
+                "sequences": num_sequences,
+                "frames": num_frames,
+                "curve": curve and curve.values,
+            }
+        return found
 
-def map_saver(folder: Path) -> Callable:
-    """An on_frame that writes maps as <folder>/<sequence>/<frame from 1>.png, floor(255 p) as published."""
-
-    def save(video, index: int, prediction: Prediction, _truth: dict) -> None:
-        if prediction.map is None:
-            return
-        _, png = cv2.imencode(".png", (255 * prediction.map).astype(np.uint8))
-        write_atomically(folder / video.name / f"{index + 1:05d}.png", png.tobytes())
-
-    return save
-
-
-def shot_of(video, index: int, prediction: Prediction, truth: dict) -> Shot:
-    """What there is to draw of a frame that `utils.engine.score.evaluate` has come to."""
-    image = video.originals.images(index, index + 1)[0]
-    found = prediction.boxes if prediction.map is None else prediction.map
-    marks = truth["mask"] if truth["mask"] is not None else truth["centroid_map"]
-    return Shot(index + 1, image, found, np.zeros((0, 2)) if marks is None else marks)
-
-
-def overlay_saver(folder: Path, model: str, threshold: float) -> Callable:
-    """An on_frame that writes <folder>/<sequence>.png, a contact sheet of a few evenly spaced frames."""
-    shots: list[Shot] = []
-
-    def save(video, index: int, prediction: Prediction, truth: dict) -> None:
-        last = len(video.frames) - 1
-        if index in np.linspace(0, last, SHEET_FRAMES).round().astype(int):
-            shots.append(shot_of(video, index, prediction, truth))
-        if index == last:
-            name = video.name.replace("/", "_")
-            overlay_sheet(shots, folder / f"{name}.png", f"{model} on {video.name}", threshold)
-            shots.clear()
-
-    return save
-
-
-def all_of(savers: Iterable[Callable]) -> Callable:
-    """One on_frame that calls each of several."""
-
-    def save(*frame: Any) -> None:
-        for saver in savers:
-            saver(*frame)
-
-    return save
+    return [
+        {
+            "protocol": line.protocol,
+            "targets_by": line.targets,
+            "rule": groups["all"].rule(line),
+            "groups": scores(groups, line),
+            "sequences": scores(sequences, line),
+        }
+        for parts in lines
+        for line in parts
+    ]
