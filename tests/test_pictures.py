@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
+from metrics.protocols import PROTOCOLS, protocol_lines
+from utils.boxes import BoxPrediction, MapPrediction
 from utils.errors import UserError
 from utils.report import curves as curve_pictures
 from utils.report import pictures
 from utils.report.curves import pr_picture, roc_picture
-from utils.report.pictures import FALSE_ALARM, HIT, Shot, overlay, overlay_sheet
+from utils.report.pictures import APART, TOUCHING, SheetWriter, Tile, overlay, overlay_sheet
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def test_overlay_circles_targets_and_outlines_hits_and_false_alarms(frame):
     assert (picture.shape, picture.dtype) == ((120, 160, 3), np.uint8)
     red, green, blue = np.moveaxis(picture.astype(int), 2, 0)
     circle = np.argwhere((green > red + 60) & (green > blue + 60))  # its edge is smoothed: many greens
-    hit, false_alarm = pixels_of(picture, HIT), pixels_of(picture, FALSE_ALARM)
+    hit, false_alarm = pixels_of(picture, TOUCHING), pixels_of(picture, APART)
     for drawn, centre in ((circle, (41, 61)), (hit, (41, 61)), (false_alarm, (92, 121))):
         assert len(drawn) > 20
         np.testing.assert_allclose((drawn.min(0) + drawn.max(0)) / 2, centre, atol=1)
@@ -50,12 +52,12 @@ def test_points_and_masks_are_the_same_truth(frame):
     assert np.array_equal(overlay(image, probability, points), overlay(image, probability, mask))
 
 
-@pytest.mark.parametrize(("offset", "colour"), [(1, HIT), (2, FALSE_ALARM)])
+@pytest.mark.parametrize(("offset", "colour"), [(1, TOUCHING), (2, APART)])
 def test_a_response_one_pixel_off_is_a_hit_and_two_pixels_off_is_not(offset, colour):
     probability = np.zeros((30, 30))
     probability[10 + offset, 10 + offset] = 1
     picture = overlay(np.zeros((30, 30)), probability, np.array([[10, 10]]))
-    found = [c for c in (HIT, FALSE_ALARM) if len(pixels_of(picture, c))]
+    found = [c for c in (TOUCHING, APART) if len(pixels_of(picture, c))]
     assert found == [colour]
 
 
@@ -64,12 +66,12 @@ def test_nothing_is_coloured_without_targets_and_responses(frame):
     assert (np.ptp(picture, axis=2) == 0).all()
 
 
-def test_sheet_has_a_tile_per_shot_and_does_not_hide_a_target(frame, tmp_path):
+def test_sheet_has_a_tile_per_frame_and_does_not_hide_a_target(frame, tmp_path):
     image, probability, _ = frame
     corners = np.array([[3, 3], [3, 76], [56, 3]])  # the inset must take the corner that is left
-    shots = [Shot(number, image, probability, corners) for number in range(4)]
+    tiles = [Tile(number, image, probability, corners) for number in range(4)]
     path = tmp_path / "sheet.png"
-    overlay_sheet(shots, path, "a title", columns=2)
+    overlay_sheet(tiles, path, "a title", columns=2)
     sheet = cv2.imread(str(path))[..., ::-1]
     assert sheet.shape == (48 + 2 * (360 + 24 + 8), 2 * (480 + 8) + 8, 3)
     inset = pictures.ZOOM * pictures.ZOOM_SCALE + 4
@@ -80,8 +82,8 @@ def test_sheet_has_a_tile_per_shot_and_does_not_hide_a_target(frame, tmp_path):
 
 @pytest.mark.parametrize("shape", [(8, 8), (30, 500), (300, 20)])
 def test_sheet_of_any_frame_size(shape, tmp_path):
-    shot = Shot(1, np.eye(*shape), np.eye(*shape), np.zeros(shape))
-    overlay_sheet([shot], tmp_path / "sheet.png", "")
+    tile = Tile(1, np.eye(*shape), np.eye(*shape), np.zeros(shape))
+    overlay_sheet([tile], tmp_path / "sheet.png", "")
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
 
 
@@ -91,7 +93,7 @@ def test_roc_picture_shows_all_points(lowest_fa, tmp_path, monkeypatch):
     scale_fa = curve_pictures.scale_fa
     monkeypatch.setattr(curve_pictures, "scale_fa", lambda axes, fa: (drawn.append(axes), scale_fa(axes, fa)))
     fa, pd = np.array([0.9, 1e-3, 1e-5, lowest_fa]), np.array([1, 0.9, 0.8, 0.4])
-    roc_picture({"A": (fa, pd)}, tmp_path / "roc.png", "ROC", thresholds=[0, 0.3, 0.5, 1])
+    roc_picture({"A": (fa, pd)}, tmp_path / "roc.png", "ROC", {"A": (1e-5, 0.8)})
     (axes,) = drawn
     corners = axes.transData.transform(np.stack([fa, pd], axis=1))
     assert np.isfinite(corners).all()
@@ -159,23 +161,122 @@ def test_boxes_are_hits_where_they_touch_a_target():
     mask[10:12, 20:22] = 1
     on, beside, away = [19, 9, 23, 13, 0.9], [22, 12, 26, 16, 0.8], [40, 30, 44, 34, 0.7]
     below = [0, 0, 8, 8, 0.4]
-    verdict = pictures.judge(np.array([on, beside, away, below]), mask, 0.5, image.shape)
-    assert (verdict.num_found, verdict.num_false) == (1, 1)
-    assert verdict.hit_boxes.tolist() == [on[:4], beside[:4]]
-    assert verdict.false_boxes.tolist() == [away[:4]]
+    found = pictures.sort_detections(np.array([on, beside, away, below]), mask, 0.5, image.shape)
+    assert found.count == 3
+    assert found.touching_boxes.tolist() == [on[:4], beside[:4]]
+    assert found.apart_boxes.tolist() == [away[:4]]
     picture = overlay(image, np.array([away]), np.zeros((0, 2)), scale=2)
-    assert (picture[59:69, 79:89][0] == FALSE_ALARM).all()  # around the pixels of the box
+    assert (picture[59:69, 79:89][0] == APART).all()  # around the pixels of the box
     assert (picture[60:68, 80:88] == 0).all()
 
 
 def test_a_sheet_of_frames_with_boxes_and_without(tmp_path):
     image = np.random.default_rng(0).normal(100, 9, (60, 80))
-    shots = [
-        Shot(1, image, np.array([[10.0, 20, 18, 28, 0.9], [50, 30, 58, 38, 0.6]]), np.array([[24, 14]])),
-        Shot(2, image, np.zeros((0, 5)), np.zeros((0, 2))),
+    tiles = [
+        Tile(1, image, np.array([[10.0, 20, 18, 28, 0.9], [50, 30, 58, 38, 0.6]]), np.array([[24, 14]])),
+        Tile(2, image, np.zeros((0, 5)), np.zeros((0, 2))),
     ]
-    assert (shots[0].highest, shots[0].peak) == (0.9, (24, 14))
-    assert (shots[1].highest, shots[1].peak) == (0, (0, 0))
-    overlay_sheet(shots, tmp_path / "sheet.png", "boxes")
+    assert (tiles[0].highest, tiles[0].peak) == (0.9, (24, 14))
+    assert (tiles[1].highest, tiles[1].peak) == (0, (0, 0))
+    overlay_sheet(tiles, tmp_path / "sheet.png", "boxes")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
-    assert (sheet == HIT).all(-1).any() and (sheet == FALSE_ALARM).all(-1).any()
+    assert (sheet == TOUCHING).all(-1).any() and (sheet == APART).all(-1).any()
+
+
+# ---------------------------------------------------------------- captions
+
+
+class Video:
+    """As much of a TestVideo as a contact sheet asks for: one frame of noise."""
+
+    name = "some/video"
+    frames = (0,)
+
+    def __init__(self):
+        self.originals = self
+
+    def images(self, start, stop):
+        return np.random.default_rng(0).normal(100, 3, (stop - start, 30, 40))
+
+
+@pytest.fixture
+def sheets(monkeypatch):
+    """What SheetWriter hands to the drawing: (tiles, path, title, threshold) of each sheet."""
+    drawn = []
+    monkeypatch.setattr(pictures, "overlay_sheet", lambda *sheet: drawn.append(sheet))
+    return drawn
+
+
+TOUCHED, FAR = np.s_[10:12, 22:29], np.s_[25:27, 5]  # a response beside the target, and one of two pixels
+
+
+def a_frame(folder, protocols, paper="TSMSA", boxes=False, kinds=("mask", "centroid_map", "centroids")):
+    """A frame whose target, of 2x2 pixels, a long response touches without being near by its centre."""
+    mask = np.zeros((30, 40), np.uint8)
+    mask[10:12, 20:22] = 1
+    p = np.full(mask.shape, 0.1, np.float32)
+    p[TOUCHED], p[FAR] = 0.9, 0.8
+    prediction = MapPrediction(p, 0.5)
+    if boxes:
+        prediction = BoxPrediction(prediction.boxes, mask.shape)
+    every = {"mask": mask, "centroid_map": mask, "centroids": np.array([[10.5, 20.5]])}
+    truth = {kind: value if kind in kinds else None for kind, value in every.items()}
+    lines = protocol_lines(protocols, paper, threshold=0.5, match=1, exclude=4)
+    SheetWriter(folder, "Model", lines, 0.5)(Video(), 0, prediction, truth)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "paper", "boxes", "caption", "title"),
+    [
+        # The centre of the long response is 4 pixels from the target's: not found, and 14 + 2 false pixels.
+        (["published"], "TSMSA", False, "found 0 of 1    false pixels 16", "PdFa (published protocol)"),
+        # By area, as RPRNet and RFR count, the same: no response has the area of one that found a target.
+        (["published"], "RFR", False, "found 0 of 1    false pixels 16", "PdFa (published protocol)"),
+        # A response within a pixel finds it; in columns 22 to 25 it is not false, in 26 to 28 it is.
+        (["clean"], "RFR", False, "found 1 of 1    false pixels 8", "ShootingRules (clean protocol)"),
+        (["published", "clean"], "STMENet", True, "found 1 of 1    false pixels 8", "ShootingRules (clean"),
+    ],
+)
+def test_captions_count_by_the_rule_of_the_first_line(
+    protocols, paper, boxes, caption, title, sheets, tmp_path
+):
+    a_frame(tmp_path, protocols, paper, boxes)
+    (((tile,), path, said, threshold),) = sheets
+    assert (tile.caption, path, threshold) == (caption, tmp_path / "some_video.png", 0.5)
+    assert said.startswith(f"Model on some/video, counted by {title}")
+    found = pictures.sort_detections(tile.found, tile.truth, 0.5, tile.image.shape)
+    assert found.touching[TOUCHED].all() or len(found.touching_boxes) == 1  # yellow all the same
+    assert found.apart[FAR].all() or len(found.apart_boxes) == 1
+
+
+def test_a_line_that_cannot_score_the_frame_gives_way_to_the_next(sheets, tmp_path):
+    """Boxes are no map: PdFa counts none of them."""
+    a_frame(tmp_path, ["published", "clean"], "TSMSA", boxes=True)
+    assert "counted by ShootingRules (clean protocol)" in sheets[0][2]
+
+
+def test_centres_are_captioned_with_their_false_responses(sheets, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "TSMSA", ({"CentroidPdFa": {}},))
+    a_frame(tmp_path, ["published"])
+    assert sheets[0][0][0].caption == "found 0 of 1    false pixels 16 in 2 responses"
+
+
+@pytest.mark.parametrize(
+    ("paper", "kinds"), [("TSMSA", ()), ("STMENet", ("mask", "centroid_map", "centroids"))]
+)
+def test_without_truth_or_rule_nothing_is_called_found_or_false(paper, kinds, sheets, tmp_path, monkeypatch):
+    a_frame(tmp_path, ["published"], paper, kinds=kinds)
+    (((tile,), _, title, _),) = sheets
+    assert (tile.caption, title) == ("", "Model on some/video")
+    texts = []
+    write_line = pictures.write_line
+
+    def listen(picture, top, parts):
+        texts.extend(text for text, _ in parts)
+        return write_line(picture, top, parts)
+
+    monkeypatch.setattr(pictures, "write_line", listen)
+    overlay_sheet([tile], tmp_path / "sheet.png", title)
+    assert "frame 1    detections 2    highest p 0.9" in texts
+    assert ("target" in texts) == bool(kinds)
+    assert not any("found" in text or "false" in text for text in texts)
