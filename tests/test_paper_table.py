@@ -8,7 +8,9 @@ import pytest
 
 import test
 from metrics.papers import published_rows
+from metrics.protocols import table_figures
 from utils.errors import run_command
+from utils.report.rows import Table
 
 
 def evaluation(folder: Path, weights: str, pd: float, split: str = "test") -> None:
@@ -66,3 +68,27 @@ def test_a_set_without_published_figures_is_refused(tmp_path, capsys):
     assert run("--paper_table", "Synthetic", "--log_dir", tmp_path) == 2
     assert "nothing is published on Synthetic; known: DAUB" in capsys.readouterr().err
     assert not (tmp_path / "tables").exists()
+
+
+def test_coverage_is_read_back_and_parts_of_other_groups_are_left_out(tmp_path):
+    """Of a group without masks, the line of pixels that a mixed set has beside it is not shown."""
+    folder = tmp_path / "NUDT-MIRSDT/DeepPro/2026-01-01_10-00-00"
+    evaluation(folder, "a.pth", 0.25)
+    facts = json.loads((folder / "eval.json").read_text())
+    counts = {"all": (2, 7), "points": (1, 3)}, {"all": (1, 4), "points": (0, 0)}
+    facts["scores"] = [
+        {
+            "protocol": "clean",
+            "targets_by": targets,
+            "rule": "a rule",
+            "groups": {g: {"sequences": n, "frames": f, "curve": None} for g, (n, f) in groups.items()},
+        }
+        for targets, groups in zip(("ShootingRules", ""), counts, strict=True)
+    ]
+    (folder / "eval.json").write_text(json.dumps(facts))
+    rows = Table(table_figures()).evaluated(tmp_path, "NUDT-MIRSDT")
+    assert [(r["targets by"], r["group"], r["sequences"], r["frames"]) for r in rows] == [
+        ("ShootingRules", "all", 2, 7),
+        ("ShootingRules", "points", 1, 3),
+        ("", "all", 1, 4),
+    ]

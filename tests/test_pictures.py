@@ -207,6 +207,19 @@ def sheets(monkeypatch):
     return drawn
 
 
+@pytest.fixture
+def texts(monkeypatch):
+    """All that is written on pictures."""
+    written, write_line = [], pictures.write_line
+
+    def listen(picture, top, parts):
+        written.extend(text for text, _ in parts)
+        return write_line(picture, top, parts)
+
+    monkeypatch.setattr(pictures, "write_line", listen)
+    return written
+
+
 TOUCHED, FAR = np.s_[10:12, 22:29], np.s_[25:27, 5]  # a response beside the target, and one of two pixels
 
 
@@ -264,19 +277,31 @@ def test_centres_are_captioned_with_their_false_responses(sheets, tmp_path, monk
 @pytest.mark.parametrize(
     ("paper", "kinds"), [("TSMSA", ()), ("STMENet", ("mask", "centroid_map", "centroids"))]
 )
-def test_without_truth_or_rule_nothing_is_called_found_or_false(paper, kinds, sheets, tmp_path, monkeypatch):
+def test_without_truth_or_rule_nothing_is_called_found_or_false(paper, kinds, sheets, texts, tmp_path):
     a_frame(tmp_path, ["published"], paper, kinds=kinds)
     (((tile,), _, title, _),) = sheets
     assert (tile.caption, title) == ("", "Model on some/video")
-    texts = []
-    write_line = pictures.write_line
-
-    def listen(picture, top, parts):
-        texts.extend(text for text, _ in parts)
-        return write_line(picture, top, parts)
-
-    monkeypatch.setattr(pictures, "write_line", listen)
     overlay_sheet([tile], tmp_path / "sheet.png", title)
     assert "frame 1    detections 2    highest p 0.9" in texts
     assert ("target" in texts) == bool(kinds)
     assert not any("found" in text or "false" in text for text in texts)
+
+
+def test_what_the_rule_counted_is_written_below_the_frame(texts, tmp_path):
+    a_frame(tmp_path, ["published"])
+    assert texts == [
+        "frame 1    found 0 of 1    false pixels 16    highest p 0.9",
+        "Model on some/video, counted by PdFa (published protocol)",
+        "target",
+        "p > 0.5, touches a target",
+        "p > 0.5, touches none",
+    ]
+
+
+def test_shared_curves_are_named_by_model_or_by_weights():
+    """Only pictures of two or more curves are shared."""
+    tests = [("A", "a1.pth", {"roc.png": 1, "pr.png": 2}), ("A", "a2.pth", {"roc.png": 3})]
+    assert curve_pictures.shared_curves(tests) == {"roc.png": {"a1.pth": 1, "a2.pth": 3}}
+    assert curve_pictures.shared_curves([*tests[1:], ("B", "b.pth", {"roc.png": 4})]) == {
+        "roc.png": {"A": 3, "B": 4}
+    }
