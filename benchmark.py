@@ -26,10 +26,11 @@ from utils.engine.cost import (
     seconds_of,
     speed_on_video,
 )
-from utils.engine.runtime import pick_device
+from utils.engine.runtime import Runtime
 from utils.errors import UserError, run_command
 from utils.files import write_json
-from utils.recipe.schema import Recipe, resolve_recipe
+from utils.recipe.resolve import resolve_recipe
+from utils.recipe.schema import Recipe
 from utils.registry import MODELS
 from utils.report.table import format_table
 from utils.runlog import new_run_folder
@@ -93,13 +94,13 @@ def load_and_score_seconds(size: tuple[int, int]) -> tuple[float, float]:
 
 def measure(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
     """One row: what the network weighs, what it costs, how fast it is here."""
-    device = pick_device(args.device, args.tf32, args.deterministic)
-    shape = (1, recipe.clip.channels, recipe.clip.frames, *args.size)
-    step = recipe.clip.frames if recipe.clip.key == "all" else 1  # frames that a clip gives predictions of
-    model = create_model(name, **recipe.model).to(device)
+    runtime, view = Runtime.of(recipe.runtime), recipe.view
+    shape = (1, view.channels, view.frames, *args.size)
+    step = view.frames if view.key == "all" else 1  # frames that a clip gives predictions of
+    model = runtime.prepare(create_model(name, **recipe.model))
     parameters = sum(p.numel() for p in model.parameters())
-    speed = speed_on_video(model, shape, step, args.repeats, device)
-    peak = peak_mebibytes(device)  # before anything else takes memory
+    speed = speed_on_video(model, shape, step, args.repeats, runtime.device)
+    peak = peak_mebibytes(runtime.device)  # before anything else takes memory
     multiplied = multiply_adds(lambda: create_model(name, **recipe.model), shape) / step
     load, score = load_and_score_seconds(args.size)
     published = published_complexity(name) if args.size == (480, 720) else {}
@@ -133,11 +134,11 @@ def measure_alone(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[s
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    device = pick_device(args.device, args.tf32, args.deterministic)
     entries = [MODELS.entry(name) for name in args.model_names or ["DeepPro", "DeepPro-Plus"]]
     recipes = [resolve_recipe(entry.facts["recipe"], "", typed_settings(args)) for entry in entries]
+    machine = machine_facts(Runtime.of(recipes[0].runtime).device)
     rows = [measure_alone(e.name, recipe, args) for e, recipe in zip(entries, recipes, strict=True)]
-    machine, path = machine_facts(device), new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
+    path = new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
     write_json(path, {"machine": machine, "size": list(args.size), "rows": rows})
     print(format_table(rows, COLUMNS, formats=COLUMNS), end="")
     print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}; {machine}")

@@ -3,63 +3,44 @@
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from dataset import SequenceSet, create_dataset
 from dataset.video import TestVideo
-from metrics.papers import published_rows, read_papers
+from metrics.papers import published_rows, refuse_unpublished
 from metrics.protocols import protocol_lines, table_figures
 from model import create_model
-from utils.checkpoint import load_official, load_weights, read_checkpoint
-from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, reader_options, typed_settings
-from utils.engine.predict import predict_video
-from utils.engine.runtime import pick_device
+from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, typed_settings
+from utils.engine.candidates import Candidate, find_candidates, wanted_sets
+from utils.engine.runtime import Runtime
 from utils.engine.score import score_set
-from utils.errors import UserError, run_command
-from utils.files import write_json
-from utils.recipe.schema import Recipe, flat, recipe_from_dict, resolve_recipe
-from utils.registry import DATASETS, MODELS
-from utils.report.curves import curve_pictures, shared_curves, write_curves
+from utils.errors import run_command
+from utils.recipe.schema import Recipe
+from utils.report.evaluation import Result, Summary, write_evaluation, write_paper_table
 from utils.report.pictures import SheetWriter
-from utils.report.predictions import PredictionWriter, SavedPredictions, read_predictions
-from utils.report.rows import Table, score_entries, with_footnotes
+from utils.report.predictions import PredictionWriter
+from utils.report.rows import Table
 from utils.runlog import new_run_folder
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Test detectors of infrared small moving targets.")
     add_data_flags(parser)
-    parser.set_defaults(dataset_names=None, dataset_dir=None)  # then those of --predictions, see find_sets
+    parser.set_defaults(dataset_names=None, dataset_dir=None)  # then those of --predictions
     add_recipe_flags(parser, "seq_len", "threshold")
-    add = parser.add_argument
-    add(
-        "--checkpoint",
-        nargs="+",
-        type=Path,
-        default=[],
-        help="checkpoints that train.py wrote; each names its model",
-    )
-    add(
-        "--official",
-        nargs="+",
-        type=Path,
-        default=[],
-        help="published weights, in the order of --model_names",
-    )
+    add, paths = parser.add_argument, {"nargs": "+", "type": Path, "default": []}
+    add("--checkpoint", help="checkpoints that train.py wrote; each names its model", **paths)
+    add("--official", help="published weights, in the order of --model_names", **paths)
     add("--split", choices=("test", "train"), help="which sequences (default: test)")
     text = "score as the model's paper does, by the rules that are the same for all, or side by side"
     choices = ("published", "clean")
     add("--protocol", nargs="+", choices=choices, default=list(choices), dest="protocols", help=text)
     add_switch(parser, "--save_predictions", "keep maps (also as 8-bit PNG) and boxes")
-    text = "score what --save_predictions wrote, without a network"
-    add("--predictions", nargs="+", type=Path, default=[], metavar="DIR", help=text)
+    add(
+        "--predictions", metavar="DIR", help="score what --save_predictions wrote, without a network", **paths
+    )
     text = "print what is published on a data set and what was measured here beside it, and end"
     add("--paper_table", metavar="DATASET", help=text)
     add_switch(parser, "--save_overlays", "write contact sheets: targets and detections")
@@ -67,145 +48,70 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model to test and where its weights, or its predictions, come from."""
+class Test:
+    """One candidate on one data set, with all that its scoring needs."""
 
-    name: str
-    checkpoint: Path | None = None
-    official: Path | None = None
-    saved: SavedPredictions | None = None
+    __test__ = False  # not a test, whatever pytest makes of its name
 
-    @property
-    def source(self) -> str:
-        if self.saved:
-            return self.saved.facts["weights"]
-        return str(self.checkpoint or self.official or "no parameters")
+    candidate: Candidate
+    data: SequenceSet
+    recipe: Recipe
+    lines: list
+    videos: list[TestVideo]
+    runtime: Runtime
 
 
-def find_candidates(args: argparse.Namespace) -> list[Candidate]:
-    """Match checkpoints (which name their model) and published files (given in order) with --model_names.
-
-    Saved predictions name their model, and stand beside these.
-    """
-    predictions = [read_predictions(folder) for folder in args.predictions]
-    ready = [Candidate(MODELS.entry(p.facts["model"]).name, saved=p) for p in predictions]
-    if ready and not (args.model_names or args.checkpoint or args.official):
-        return ready
-    saved = {path: read_checkpoint(path)["model"] for path in args.checkpoint}
-    names = [MODELS.entry(n).name for n in args.model_names or saved.values() or ["DeepPro"]]
-    for path, name in saved.items():
-        if name not in names:
-            raise UserError(f"{path} holds {name}, which is not among --model_names {' '.join(names)}")
-    official = list(args.official)
-    candidates = ready
-    for name in dict.fromkeys(names):
-        own = [Candidate(name, checkpoint=path) for path, model in saved.items() if model == name]
-        if own:
-            candidates += own
-        elif not any(True for _ in create_model(name).parameters()):
-            candidates.append(Candidate(name))
-        elif official:
-            candidates.append(Candidate(name, official=official.pop(0)))
-        else:
-            raise UserError(
-                f"{name} needs weights; give --checkpoint (from train.py) or --official (published)"
-            )
-    if official:
-        raise UserError(f"--official {official[0]} belongs to no model; name its model in --model_names")
-    return candidates
-
-
-def load_candidate(candidate: Candidate, dataset: str, typed: dict[str, Any]) -> tuple[nn.Module, Recipe]:
-    """The model with its weights, and the recipe by which it is tested on `dataset`."""
-    base = MODELS.entry(candidate.name).facts["recipe"]
-    if not candidate.checkpoint:
-        recipe = resolve_recipe(base, dataset, typed)
-        model = create_model(candidate.name, **recipe.model)
-        if candidate.official:
-            load_official(model, candidate.official)
-        return model, recipe
-    saved = read_checkpoint(candidate.checkpoint)
-    trained = recipe_from_dict(saved["recipe"])
-    if saved["dataset"] == dataset:
-        recipe = recipe_from_dict({**flat(trained.to_dict()), **typed})
-    else:  # what belongs to the other data set stays behind
-        carried = {f"model.{k}": v for k, v in trained.model.items()} | {"clip.frames": trained.clip.frames}
-        recipe = resolve_recipe(base, dataset, {**carried, **typed})
-    model = create_model(candidate.name, **trained.model)
-    load_weights(model, saved["weights"], candidate.checkpoint)
-    return model, recipe
-
-
-def test_one(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> dict[str, Any]:
-    """Score one model on one data set; writes its folder and returns its rows and its curves."""
-    device = pick_device(args.device, args.tf32, args.deterministic)
-    if candidate.saved:
-        recipe = recipe_from_dict({**flat(candidate.saved.facts["recipe"]), **typed_settings(args)})
-        predict = candidate.saved.reader(recipe.threshold)
-    else:
-        model, recipe = load_candidate(candidate, data.name, typed_settings(args))
-        predict = partial(predict_video, model.to(device), device, recipe.threshold)
+def build_test(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> Test:
+    """All parts of a test. Raises UserError for what cannot work; nothing is written yet."""
+    recipe = candidate.recipe(data.name, typed_settings(args))
+    if note := candidate.note(data.name, recipe):
+        print(f"note: {note}")
+    if not candidate.saved:
+        candidate.load(recipe, create_model)
+    scoring, protocols = recipe.scoring, list(dict.fromkeys(args.protocols))
+    lines = protocol_lines(protocols, scoring.paper, scoring.threshold, scoring.match, scoring.exclude)
     cache = args.cache_dir if args.cache else None
-    videos = [TestVideo(sequence, data, recipe.clip, cache) for sequence in data]
-    protocols = list(dict.fromkeys(args.protocols))
+    videos = [TestVideo(sequence, data, recipe.view, cache) for sequence in data]
+    return Test(candidate, data, recipe, lines, videos, Runtime.of(recipe.runtime))
 
-    lines = protocol_lines(protocols, recipe.scoring, recipe.threshold, recipe.match, recipe.exclude)
-    table = Table(table_figures())
+
+def run_test(args: argparse.Namespace, test: Test, table: Table) -> Result:
+    """Score one model on one data set and write its folder."""
+    candidate, data, recipe = test.candidate, test.data, test.recipe
+    predict = candidate.predictor(recipe, create_model, test.runtime)
     folder = new_run_folder(args.log_dir, data.name, candidate.name)
-    savers: list[Callable] = []
-    if args.save_overlays:
-        savers.append(SheetWriter(folder / "overlays", candidate.name, lines, recipe.threshold))
-    writer = PredictionWriter(folder / "predictions")
-    if args.save_predictions:
-        savers.append(writer)
-
+    keeper = PredictionWriter(folder / "predictions") if args.save_predictions else None
+    sheets = SheetWriter(folder / "overlays", candidate.name, test.lines, recipe.scoring.threshold)
+    on_frame = [writer for writer in (args.save_overlays and sheets, keeper) if writer]
     begin = time.perf_counter()
     groups, sequences = score_set(
-        predict, videos, data.subsets, lines, lambda *frame: [save(*frame) for save in savers]
+        predict, test.videos, data.subsets, test.lines, lambda *frame: [see(*frame) for see in on_frame]
     )
     seconds = time.perf_counter() - begin
+    facts = describe(args, test)
+    if keeper:
+        keeper.finish(facts)
+    facts |= {"device": test.runtime.name, "seconds": seconds, "frames": sum(map(len, data))}
+    facts["normalisation"] = {} if candidate.saved else normalisations(test.videos)
+    published = published_rows(data.name, candidate.name)
+    result = write_evaluation(folder, facts, groups, sequences, test.lines, table, published)
+    print(f"{seconds:.1f} s, in {folder}\n", flush=True)
+    return result
 
-    parts = [groups["all"].split(line) for line in lines]
-    names = (data.name, candidate.name, candidate.source)
-    measured, per_sequence = (table.measured(names, scored, parts) for scored in (groups, sequences))
-    published = [table.published(entry) for entry in published_rows(data.name, candidate.name)]
+
+def describe(args: argparse.Namespace, test: Test) -> dict[str, Any]:
+    """What was tested on what."""
+    candidate, data = test.candidate, test.data
     before = candidate.saved.facts if candidate.saved else {}
-    facts = {
+    return {
         "model": candidate.name,
         "weights": candidate.source,
+        "trained_on": candidate.trained_on or before.get("trained_on"),
         "dataset": data.name,
         "dataset_dir": data.root,
         "dataset_options": args.dataset_options or before.get("dataset_options", []),
         "split": data.split,
-        "recipe": recipe.to_dict(),
-    }
-    if args.save_predictions:
-        writer.finish(facts)
-    measurements = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "seconds": seconds,
-        "frames": sum(len(sequence) for sequence in data),
-        "normalisation": {} if candidate.saved else normalisations(videos),
-        "scores": score_entries(groups, sequences, parts),
-        "published": published,
-    }
-    write_json(folder / "eval.json", facts | measurements)
-    table.write(folder / "table", measured + published)
-    table.write(folder / "sequences", per_sequence)
-    title = f"{candidate.name} on {data.name}"
-    pictures = curve_pictures(groups, lines)
-    for name, curves in pictures.items():
-        write_curves(folder / name, curves, title)
-    print(table.text(per_sequence, ("weights", "rule")), end="")
-    for line in (line for split in parts for line in split):
-        print(f"{title}, {line.protocol} protocol: {groups['all'].rule(line)}")
-    print(f"{seconds:.1f} s, in {folder}\n", flush=True)
-    return {
-        "name": candidate.name,
-        "source": candidate.source,
-        "rows": measured,
-        "published": published,
-        "curves": {name: curves["all"] for name, curves in pictures.items() if "all" in curves},
+        "recipe": test.recipe.to_dict(),
     }
 
 
@@ -213,75 +119,29 @@ def normalisations(videos: list[TestVideo]) -> dict[str, Any]:
     return {video.name: dataclasses.asdict(video.normalisation) for video in videos}
 
 
-def find_sets(args: argparse.Namespace, candidates: list[Candidate]) -> list[SequenceSet]:
-    """The data sets that were typed, else those of the saved predictions, else Synthetic."""
-    saved = {c.saved.facts["dataset"]: c.saved.facts for c in candidates if c.saved}
-    sets = []
-    for name in args.dataset_names or list(saved) or ["Synthetic"]:
-        facts = saved.get(DATASETS.entry(name).name, {})
-        options = reader_options(args.dataset_options or facts.get("dataset_options", []))
-        root = args.dataset_dir or facts.get("dataset_dir", "data")
-        sets.append(create_dataset(name, root, args.split or facts.get("split", "test"), **options))
-    for candidate in candidates:
-        if candidate.saved and candidate.saved.facts["dataset"] not in [data.name for data in sets]:
-            raise UserError(
-                f"{candidate.saved.folder} holds predictions on {candidate.saved.facts['dataset']}; "
-                "name it in --dataset_names"
-            )
-    return sets
-
-
-def paper_table(name: str, log_dir: Path) -> None:
-    """Print and write the published rows of a data set, each model's own evaluations below them.
-
-    Raises UserError where nothing is published.
-    """
-    table = Table(table_figures())
-    published = [table.published(entry) for entry in published_rows(name)]
-    if not published:
-        known = ", ".join(sorted({entry["dataset"] for entry in read_papers()["rows"]}))
-        raise UserError(f"nothing is published on {name}; known: {known}")
-    own = table.evaluated(log_dir, published[0]["data set"])
-    models = dict.fromkeys(r["model"] for r in published + own)
-    rows = [r for model in models for r in published + own if r["model"] == model]
-    folder = new_run_folder(log_dir, "tables")
-    table.write(folder / "table", rows)
-    short, notes = with_footnotes(rows)
-    print(table.text(short), end="")
-    print("\n".join(notes))
-    print(f"{len(own)} of these lines were measured here; in {folder}")
-
-
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    args, table = parse(argv), Table(table_figures())
     if args.paper_table:
-        paper_table(args.paper_table, args.log_dir)
+        published = published_rows(args.paper_table) or refuse_unpublished(args.paper_table)
+        write_paper_table(args.log_dir, table, published)
         return
-    candidates = find_candidates(args)
-    sets = find_sets(args, candidates)
+    candidates = find_candidates(
+        args.model_names, args.checkpoint, args.official, args.predictions, create_model
+    )
+    sets = [create_dataset(**wanted) for wanted in wanted_sets(args, candidates)]
     for note in (note for data in sets for note in data.notes):
         print(f"note: {note}")
-    results = {
-        data.name: [
-            test_one(args, c, data)
-            for c in candidates
-            if not c.saved or c.saved.facts["dataset"] == data.name
-        ]
+    tests = [  # all are built before the first one runs
+        build_test(args, candidate, data)
         for data in sets
-    }
-    folder = new_run_folder(args.log_dir, "tables")
-    rows = []
-    for dataset, found in results.items():
-        rows += [r for one in found for r in one["rows"]]
-        for published in {one["name"]: one["published"] for one in found}.values():
-            rows += published
-        tests = [(one["name"], one["source"], one["curves"]) for one in found]
-        for picture, curves in shared_curves(tests).items():
-            write_curves(folder / f"{dataset}_{picture}", curves, dataset)
-    table = Table(table_figures())
-    table.write(folder / "table", rows)
-    print(table.text(rows, ("rule",)), end="")
-    print(f"in {folder}")
+        for candidate in candidates
+        if not candidate.saved or candidate.saved.facts["dataset"] == data.name
+    ]
+    summary = Summary(args.log_dir, table)
+    for test in tests:
+        summary.add(run_test(args, test, table))
+    print(table.text(summary.rows(), ("rule",)), end="")
+    print(f"in {summary.folder}")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,17 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from dataset.io import PADDING, gray_values, letterboxed, read_gray
+from dataset.io import gray_values, read_gray, read_size
 from dataset.sequence import Sequence
-from dataset.view import Letterbox
+from dataset.view import View
 from utils.boxes import MIN_SIDE, component_boxes, lengthened
 from utils.errors import UserError
+from utils.recipe.schema import ViewSettings
 
 STATISTICS_FRAMES = 32
 
@@ -42,46 +43,41 @@ class FrameMemory:
 class SequenceFrames:
     """Frames and truth of one sequence as arrays of one size.
 
-    resize:      (height, width) of images and masks, None keeps the files' size
-    letterbox:   side of the square that they are fitted into instead, None for none
-    image_resize: "bicubic" or "bilinear"
-    mask_resize: "bicubic" or "nearest"
-    cache:       folder for memory-mapped copies, None decodes the files
-    memory:      keeps what was decoded from files, None decodes each time
+    view:   resizes or letterboxes images and masks; None keeps them as the files have them
+    cache:  folder for memory-mapped copies, None decodes the files
+    memory: keeps what was decoded from files, None decodes each time
     """
 
     def __init__(
         self,
         sequence: Sequence,
-        resize: tuple[int, int] | None = None,
-        mask_resize: str = "bicubic",
+        view: View | None = None,
         cache: Path | None = None,
-        letterbox: int | None = None,
         memory: FrameMemory | None = None,
-        image_resize: str = "bicubic",
     ):
-        self.sequence, self.resize, self.mask_resize, self.cache = sequence, resize, mask_resize, cache
-        self.letterbox, self.memory, self.image_resize = letterbox, memory, image_resize
+        self.sequence, self.cache, self.memory = sequence, cache, memory
+        self.view = view or View(ViewSettings())
         self._maps: dict[str, np.ndarray] = {}
-        self._size: tuple[int, int] | None = None
-        self._place: Letterbox | None = None
         self._boxes: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.sequence)
 
-    @property
+    @cached_property
+    def file_size(self) -> tuple[int, int]:
+        """(height, width) of the frames in their files, from the first one's header alone."""
+        return read_size(self.sequence.images[0])
+
+    @cached_property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the frames."""
-        if self._size is None:
-            self._size = self._pixels("images", 0).shape
-        return self._size
+        """(height, width) of the frames and masks that this object gives."""
+        return self.view.placement(self.file_size).placed
 
     def pixels(self, places: Iterable[int]) -> np.ndarray:
         """Pixels of several frames as `image` gives them, [n, H, W]; each is read once."""
         places = list(places)
-        read = {place: self.image(place) for place in dict.fromkeys(places)}
-        return np.stack([read[place] for place in places])
+        decoded = {place: self.image(place) for place in dict.fromkeys(places)}
+        return np.stack([decoded[place] for place in places])
 
     def images(self, start: int, stop: int) -> np.ndarray:
         """Gray values 0..255 of frames start .. stop - 1, float32 [n, H, W]."""
@@ -91,9 +87,9 @@ class SequenceFrames:
         """Pixels of one frame as the file has them, uint8 or uint16 [H, W]; letterboxed ones are uint8."""
         return self._checked("images", index)
 
-    def masks(self, start: int, stop: int) -> np.ndarray:
-        """Masks of frames start .. stop - 1, uint8 [n, H, W] of 0 and 1."""
-        return np.stack([self.mask(i) for i in range(start, stop)])
+    def masks(self, places: Iterable[int]) -> np.ndarray:
+        """Masks of several frames, uint8 [n, H, W] of 0 and 1."""
+        return np.stack([self.mask(place) for place in places])
 
     def mask(self, index: int) -> np.ndarray:
         """Mask of one frame, uint8 [H, W] of 0 and 1."""
@@ -142,17 +138,14 @@ class SequenceFrames:
         return self._boxes[index]
 
     def input_boxes(self, index: int, labels: str = "float") -> np.ndarray:
-        """Boxes of one frame in the pixels of the letterbox, float64 [N, 4]; see `Letterbox.fit_boxes`.
+        """Boxes of one frame in the pixels of the view, float64 [N, 4]; see `View.fit_boxes`.
 
         Those of a mask's components have at least 4 pixels of the frame a side.
         """
-        if self._place is None:
-            with Image.open(self.sequence.images[0]) as file:  # its header alone
-                self._place = Letterbox(*file.size, self.letterbox)
         boxes = self.boxes(index)
         if self.sequence.boxes is None:
             boxes = lengthened(boxes, MIN_SIDE)
-        return self._place.fit_boxes(boxes, labels)
+        return self.view.fit_boxes(boxes, self.file_size, labels)
 
     def statistics(self) -> tuple[float, float]:
         """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames."""
@@ -164,8 +157,6 @@ class SequenceFrames:
 
     def _checked(self, kind: str, index: int) -> np.ndarray:
         pixels = self._pixels(kind, index)
-        if (kind, index) == ("images", 0):
-            self._size = pixels.shape  # known without decoding the frame again
         if pixels.shape != self.size:
             path, first = getattr(self.sequence, kind)[index], self.sequence.images[0]
             raise UserError(
@@ -183,11 +174,8 @@ class SequenceFrames:
         return self._decode(kind, index)
 
     def _decode(self, kind: str, index: int) -> np.ndarray:
-        method = self.image_resize if kind == "images" else self.mask_resize
-        path = getattr(self.sequence, kind)[index]
-        if self.letterbox and kind in PADDING:
-            return letterboxed(read_gray(path), self.letterbox, PADDING[kind], method)
-        return read_gray(path, self.resize, method)
+        pixels = read_gray(getattr(self.sequence, kind)[index])
+        return pixels if kind == "centroids" else self.view.fit(pixels, kind)
 
     def _map(self, kind: str) -> np.ndarray:
         if kind not in self._maps:
@@ -199,9 +187,9 @@ class SequenceFrames:
 
     def _fingerprint(self, kind: str) -> str:
         """Changes with every path, size and time of change of the source files, and with the resizing."""
-        digest = hashlib.sha256(
-            repr((kind, self.resize, self.letterbox, self.image_resize, self.mask_resize)).encode()
-        )
+        chosen = self.view.settings
+        resizing = (self.view.resize, chosen.letterbox, chosen.image_resize, chosen.mask_resize)
+        digest = hashlib.sha256(repr((kind, *resizing)).encode())
         for path in getattr(self.sequence, kind):
             try:
                 stat = path.stat()

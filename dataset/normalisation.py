@@ -6,10 +6,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from dataset.frames import SequenceFrames
 from dataset.io import gray_values
-from dataset.sequence import SequenceSet
-from utils.recipe.schema import ClipSpec
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,6 @@ class Normalisation:
     def _values(self, gray: np.ndarray, mean: float, std: float) -> np.ndarray:
         if self.scale is None:
             return (gray - np.float32(mean)) / np.float32(std)
-        shares = (gray / np.float32(self.scale)).astype(np.float64)
-        centred = (shares - mean).astype(np.float32)
+        fractions = (gray / np.float32(self.scale)).astype(np.float64)
+        centred = (fractions - mean).astype(np.float32)
         return (centred / np.float64(std)).astype(np.float32)
-
-
-def normalisation_of(frames: SequenceFrames, data: SequenceSet, spec: ClipSpec) -> Normalisation:
-    """What normalises a sequence: the recipe's mean and std, else the data set's, else the sequence's own."""
-    if spec.mean is not None and spec.std is not None:
-        return Normalisation(spec.mean, spec.std, spec.gray_scale)
-    mean, std = (data.mean, data.std) if data.mean is not None else frames.statistics()
-    return Normalisation(mean, std)

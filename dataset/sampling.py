@@ -1,11 +1,37 @@
-"""Which frames go together: windows, clips around a key frame, and the fusion of overlapping predictions."""
+"""Which frames go together: windows and clips around a key frame, and the drawing of both for training."""
 
 import math
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """The frames of one clip, by their places in the sequence.
+
+    first, count: the frames that are predicted from it
+    places:       the frames that it is made of
+    """
+
+    first: int
+    count: int
+    places: tuple[int, ...]
+
+    @classmethod
+    def window(cls, start: int, stop: int) -> "ClipFrames":
+        """Frames start .. stop - 1, all of which are predicted."""
+        return cls(start, stop - start, tuple(range(start, stop)))
+
+    @classmethod
+    def around(cls, numbers: Sequence[int], place: int, frames: int, key: int) -> "ClipFrames":
+        """The frames around the key frame at `place`; see `key_frame_clip`."""
+        return cls(place, 1, tuple(key_frame_clip(numbers, place, frames, key)))
 
 
 def overlap(length: int) -> int:
@@ -65,3 +91,93 @@ def key_frame_clip(numbers: Sequence[int], place: int, frames: int, key: int) ->
     """
     wanted = range(numbers[place] - key, numbers[place] - key + frames)
     return [min(bisect_left(numbers, number), len(numbers) - 1) for number in wanted]
+
+
+# ---------------------------------------------------------------- clips for training
+
+
+@dataclass(frozen=True)
+class DrawnClip:
+    """A training clip that a sampler drew.
+
+    sequence: number of its sequence
+    frames:   what it is made of
+    padding:  how many frames fill it up (before, after) those
+    draw:     the generator of what else is random in it
+    """
+
+    sequence: int
+    frames: ClipFrames
+    padding: tuple[int, int]
+    draw: np.random.Generator
+
+
+class WindowSampler:
+    """Draws windows of `frames` frames, with a chance proportional to their length (DeepPro's rule).
+
+    A window shorter than the clip is filled up at the end for an odd index, in front for an even one.
+
+    lengths:     frames of each sequence
+    sample_rate: clips per epoch, as a fraction of all windows
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], frames: int, include_last: bool, sample_rate: float, seed: int
+    ):
+        self.frames, self.seed = frames, seed
+        self.candidates = [
+            (number, *window)
+            for number, length in enumerate(lengths)
+            for window in training_windows(length, frames, include_last)
+        ]
+        self.clips_per_epoch = clips_per_epoch(len(self.candidates), sample_rate)
+        extents = np.array([stop - start for _, start, stop in self.candidates], np.float64)
+        self._chances = np.cumsum(extents) / extents.sum() if len(extents) else extents
+
+    def __call__(self, epoch: int, index: int) -> DrawnClip:
+        """Clip `index` of an epoch: the same for the same seed, whatever was drawn before."""
+        draw = np.random.default_rng([self.seed, epoch, index])
+        window = int(np.searchsorted(self._chances, draw.random(), side="right"))
+        number, start, stop = self.candidates[min(window, len(self.candidates) - 1)]
+        short = self.frames - (stop - start)
+        padding = (0, short) if index % 2 else (short, 0)
+        return DrawnClip(number, ClipFrames.window(start, stop), padding, draw)
+
+
+class KeyFrameSampler:
+    """Takes each frame of each sequence as key frame `sample_rate` times per epoch; below 1, a part is drawn.
+
+    numbers: per sequence the numbers by which frames are neighbours, see `frame_numbers`
+    frames:  frames per clip; the key frame comes after `key` of them
+    """
+
+    def __init__(
+        self, numbers: Sequence[Sequence[int]], frames: int, key: int, sample_rate: float, seed: int
+    ):
+        self.numbers, self.frames, self.key, self.seed = numbers, frames, key, seed
+        self.candidates = [(number, place) for number, n in enumerate(numbers) for place in range(len(n))]
+        self.clips_per_epoch = clips_per_epoch(len(self.candidates), sample_rate)
+        self._order: tuple[int, np.ndarray] | None = None  # an epoch, and the key frames in its order
+
+    def __call__(self, epoch: int, index: int) -> DrawnClip:
+        """Clip `index` of an epoch: the same for the same seed, whatever was drawn before."""
+        if self.clips_per_epoch < len(self.candidates):
+            index = int(self._order_of(epoch)[index])
+        number, place = self.candidates[index % len(self.candidates)]
+        frames = ClipFrames.around(self.numbers[number], place, self.frames, self.key)
+        return DrawnClip(number, frames, (0, 0), np.random.default_rng([self.seed, epoch, index]))
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, permutation([self.seed, epoch], len(self.candidates))
+        return self._order[1]
+
+
+def clips_per_epoch(candidates: int, sample_rate: float) -> int:
+    """The clips of one epoch: that fraction of the candidates, rounded down, at least one."""
+    return max(int(candidates * sample_rate), 1)
+
+
+def permutation(seed: list[int], count: int) -> np.ndarray:
+    """0 .. count - 1 in random order."""
+    return np.random.default_rng(seed).permutation(count)

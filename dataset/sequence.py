@@ -1,10 +1,19 @@
 """What a reader hands on: the names and paths of one sequence, and of a whole split. No pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+# What metrics may ask for: any of these fields of a sequence gives it.
+SOURCES = {
+    "mask": ("masks",),
+    "round_trip_mask": ("masks",),
+    "boxes": ("boxes", "masks"),
+    "centroids": ("masks", "points", "boxes"),
+    "centroid_map": ("centroids", "masks", "points", "boxes"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +44,10 @@ class Sequence:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def has(self, kinds: Iterable[str]) -> bool:
+        """Whether any of these fields has truth."""
+        return any(getattr(self, kind) is not None for kind in kinds)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,74 +1,233 @@
-"""The letterbox: a whole frame fitted into a square, and back."""
+"""The view: how frames become the network's input, and how what it finds comes back to the frames' pixels."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from dataset.io import gray_values
+from dataset.normalisation import Normalisation
+from dataset.sampling import ClipFrames, frame_numbers, test_windows
+from dataset.sequence import SequenceSet
+from utils.errors import UserError
+from utils.recipe.schema import ViewSettings
+
+Size = tuple[int, int]  # height and width, or row and column
+
+AROUND = {"images": 128, "masks": 0}  # gray values around a letterboxed frame, as published
+RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest")}
 
 
 @dataclass(frozen=True)
-class Letterbox:
-    """Where a frame of `width` x `height` pixels lies in a square of `side`: scaled to fit, in the middle.
+class Placement:
+    """Where a frame of one size lies in the network's input; all are (height, width) or (row, column).
 
-    Sizes are truncated as in the published loaders, so that the longer side is one pixel short of `side` for
-    some sizes (width 98, 103, 107, ...).
+    frame:  size of the frame in its file
+    scaled: size that it has in the input
+    corner: its first pixel there
+    placed: size of the resized or letterboxed frame
+    whole:  size of the input: that of `placed` with the zeros to the right and below
     """
 
-    width: int
-    height: int
-    side: int
+    frame: Size
+    scaled: Size
+    corner: Size
+    placed: Size
+    whole: Size
+
+
+@dataclass(frozen=True)
+class View:
+    """Geometry and normalisation of a recipe, from the files to the network and back.
+
+    settings: the recipe's
+    resize:   (height, width) of all frames, None keeps the files' sizes
+    multiple: normalised frames are padded with zeros, right and below, to a multiple of it
+    """
+
+    settings: ViewSettings
+    resize: Size | None = None
+    multiple: int = 1
+
+    @classmethod
+    def of(cls, settings: ViewSettings, split: str) -> "View":
+        """The view of training or test frames; only their sizes and what pads them differ.
+
+        split: "train" or "test"
+        """
+        if split == "train":
+            return cls(settings, settings.train_resize)
+        return cls(settings, settings.test_resize, settings.multiple)
+
+    # ---------------------------------------------------------------- which frames
+
+    def clips(self, images: Sequence[Path]) -> list[ClipFrames]:
+        """The clips by which a sequence is tested: windows, or one around each frame as key frame."""
+        frames, key = self.settings.frames, self.settings.key
+        if key == "all":
+            return [ClipFrames.window(*window) for window in test_windows(len(images), frames)]
+        numbers = frame_numbers(images, self.settings.neighbours)
+        return [ClipFrames.around(numbers, place, frames, key) for place in range(len(images))]
+
+    def predicted(self, clip: ClipFrames) -> tuple[int, ...]:
+        """The places in a clip of the frames that are predicted from it."""
+        key = self.settings.key
+        return tuple(range(clip.count)) if key == "all" else (key,)
+
+    # ---------------------------------------------------------------- geometry
+
+    def placement(self, size: Size) -> Placement:
+        """Where a frame of `size` (height, width) lies in the input.
+
+        A letterbox scales it to fit and puts it in the middle. Sizes are truncated as in the published
+        loaders, so that the longer side is one pixel short of the letterbox for some (98, 103, 107, ...).
+        """
+        side = self.settings.letterbox
+        if not side:
+            scaled = self.resize or size
+            return Placement(size, scaled, (0, 0), scaled, self._padded_size(scaled))
+        height, width = size
+        scale = min(side / width, side / height)
+        height, width = max(int(height * scale), 1), max(int(width * scale), 1)
+        corner = (side - height) // 2, (side - width) // 2
+        return Placement(size, (height, width), corner, (side, side), self._padded_size((side, side)))
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the scaled frame."""
-        scale = min(self.side / self.width, self.side / self.height)
-        return max(int(self.width * scale), 1), max(int(self.height * scale), 1)
+    def placed_size(self) -> Size | None:
+        """(height, width) of resized or letterboxed frames; None where it depends on the file."""
+        side = self.settings.letterbox
+        return (side, side) if side else self.resize
 
-    @property
-    def corner(self) -> tuple[int, int]:
-        """(column, row) of the scaled frame's first pixel."""
-        width, height = self.size
-        return (self.side - width) // 2, (self.side - height) // 2
+    def fit(self, pixels: np.ndarray, kind: str) -> np.ndarray:
+        """Pixels [H, W] of a file, resized or letterboxed.
 
-    def restore(self, square: np.ndarray) -> np.ndarray:
-        """A map [side, side] at the frame's own size: cut out, then bilinear. Same dtype."""
-        (width, height), (left, top) = self.size, self.corner
-        inside = square[top : top + height, left : left + width]
-        if (width, height) == (self.width, self.height):
+        kind: "images" or "masks". Same dtype, but letterboxed 16-bit pixels become uint8, as published.
+        """
+        method = RESAMPLING[self.settings.image_resize if kind == "images" else self.settings.mask_resize]
+        if side := self.settings.letterbox:
+            place = self.placement(pixels.shape)
+            image = Image.fromarray(np.rint(gray_values(pixels)).astype(np.uint8))
+            square = Image.new("L", (side, side), AROUND[kind])
+            square.paste(image.resize(place.scaled[::-1], method), place.corner[::-1])
+            return np.asarray(square)
+        if self.resize in (None, pixels.shape):
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize(self.resize[::-1], method))
+
+    def invert(self, output: np.ndarray, size: Size) -> np.ndarray:
+        """A predicted map [h, w] of the input at the frames' `size`, bilinear; same dtype."""
+        place = self.placement(size)
+        (height, width), (top, left) = place.scaled, place.corner
+        inside = output[top : top + height, left : left + width] if output.shape != place.scaled else output
+        if place.scaled == size:
             return inside
+        if not self.settings.letterbox:
+            return cv2.resize(inside, size[::-1], interpolation=cv2.INTER_LINEAR)
         inside = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
-        size = (self.height, self.width)
         return F.interpolate(inside, size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
-    def fit_boxes(self, boxes: np.ndarray, labels: str = "float") -> np.ndarray:
-        """Boxes [N, 4] (x1 y1 x2 y2, frame pixels) in the square, cut at its border; float64 [M, 4].
+    def fit_boxes(self, boxes: np.ndarray, size: Size, labels: str = "float") -> np.ndarray:
+        """Boxes [N, 4] (x1 y1 x2 y2) of a frame of `size` in the input, cut at the placed frame's border.
 
         labels: "float", or "published": truncated to whole pixels, and boxes of one pixel or less a side
-                dropped. Boxes without area are dropped by both.
+                dropped. Boxes without area are dropped by both. float64 [M, 4].
         """
-        (width, height), (left, top) = self.size, self.corner
-        fitted = boxes * (width, height, width, height) / self._extent + (left, top, left, top)
-        fitted = (np.trunc(fitted) if labels == "published" else fitted).clip(0, self.side)
+        place = self.placement(size)
+        (height, width), (top, left) = place.scaled, place.corner
+        fitted = boxes * (width, height, width, height) / xyxy(size) + (left, top, left, top)
+        fitted = (np.trunc(fitted) if labels == "published" else fitted).clip(0, xyxy(place.placed))
         least = 1 if labels == "published" else 0
         return fitted[(fitted[:, 2:] - fitted[:, :2] > least).all(1)]
 
-    def restore_boxes(self, boxes: np.ndarray, rule: str = "exact") -> np.ndarray:
-        """Boxes [N, 4 or more] (x1 y1 x2 y2, ...) of the square in frame pixels; what follows stays.
+    def invert_boxes(self, boxes: np.ndarray, size: Size) -> np.ndarray:
+        """Predicted boxes [N, 4 or more] (x1 y1 x2 y2, ...) of the input in a frame of `size`, float64.
 
-        rule: "exact" inverts `fit_boxes`; "published" (STMENet and others) rounds the scaled size and takes
-              exact halves for its corner, and so misses by up to 1.25 pixels where the size is not whole
+        What follows the corners stays. The inverse of `fit_boxes`; with view.box_restore=published (STMENet
+        and others) the scaled size is rounded and its corner takes exact halves, which misses by up to 1.25
+        pixels where that size is not whole.
         """
-        (width, height), (left, top) = self.size, self.corner
-        if rule == "published":
-            scale = min(self.side / self.width, self.side / self.height)
-            width, height = round(self.width * scale), round(self.height * scale)
-            left, top = (self.side - width) / 2, (self.side - height) / 2
+        place = self.placement(size)
+        (height, width), (top, left) = place.scaled, place.corner
+        if self.settings.letterbox and self.settings.box_restore == "published":
+            side = self.settings.letterbox
+            scale = min(side / size[1], side / size[0])
+            height, width = round(size[0] * scale), round(size[1] * scale)
+            top, left = (side - height) / 2, (side - width) / 2
         restored = boxes.astype(np.float64)
         restored[:, :4] -= (left, top, left, top)
-        restored[:, :4] *= np.array(self._extent) / (width, height, width, height)
+        restored[:, :4] *= np.array(xyxy(size)) / (width, height, width, height)
         return restored
 
-    @property
-    def _extent(self) -> tuple[int, int, int, int]:
-        return self.width, self.height, self.width, self.height
+    def round_trip(self, mask: np.ndarray) -> np.ndarray:
+        """A mask [H, W] of 0 and 1 after the letterbox and back, float32 in 0..1; unchanged without one."""
+        if not self.settings.letterbox:
+            return mask.astype(np.float32)
+        return self.invert((self.fit(255 * mask, "masks") > 0).astype(np.float32), mask.shape)
+
+    # ---------------------------------------------------------------- values
+
+    def normalisation(
+        self, data: SequenceSet, statistics: Callable[[], tuple[float, float]]
+    ) -> Normalisation:
+        """What normalises a sequence: the recipe's mean and std, else the data set's, else the sequence's.
+
+        statistics: gives the last two; called only where they are needed
+        """
+        chosen = self.settings
+        if chosen.mean is not None:
+            return Normalisation(chosen.mean, chosen.std, chosen.gray_scale)
+        return Normalisation(*((data.mean, data.std) if data.mean is not None else statistics()))
+
+    def apply(self, pixels: np.ndarray, normalisation: Normalisation, name: str = "") -> Tensor:
+        """The network's input, float32 [C, T, h, w], of placed frames [n, H, W], n at most the clip's T.
+
+        name: of the sequence, for the sentence on frames that are too large
+        """
+        images = normalisation(pixels)
+        images = self.pad_time(images, (0, self.settings.frames - len(pixels)))
+        return self.tensor(self.pad(images, name))
+
+    def pad_time(self, images: np.ndarray, padding: tuple[int, int]) -> np.ndarray:
+        """Normalised frames [..., n, H, W] with (before, after) frames more: zeros, or those at the ends."""
+        mode = {"zeros": "constant", "repeat": "edge"}[self.settings.padding]
+        around = [(0, 0)] * (images.ndim - 3) + [padding, (0, 0), (0, 0)]
+        return np.pad(images, around, mode=mode) if any(padding) else images
+
+    def pad(self, frames: np.ndarray, name: str = "") -> np.ndarray:
+        """Normalised frames or masks [..., H, W] with zeros to the right and below.
+
+        Raises UserError when they are larger than the recipe's canvas.
+        """
+        height, width = frames.shape[-2:]
+        whole = self._padded_size((height, width))
+        missing = whole[0] - height, whole[1] - width
+        if min(missing) < 0:
+            side = self.settings.canvas
+            raise UserError(
+                f"frames of {name} are {width}x{height}, larger than the canvas of {side}x{side}; "
+                "raise it by --set view.canvas="
+            )
+        around = [(0, 0)] * (frames.ndim - 2) + [(0, more) for more in missing]
+        return np.pad(frames, around) if any(missing) else frames
+
+    def tensor(self, images: np.ndarray) -> Tensor:
+        """Normalised frames [T, h, w] or [C, T, h, w] as [C, T, h, w]; equal channels share their memory."""
+        return torch.from_numpy(images).expand(self.settings.channels, -1, -1, -1)
+
+    def _padded_size(self, size: Size) -> Size:
+        if self.settings.canvas:
+            return self.settings.canvas, self.settings.canvas
+        height, width = (side + -side % self.multiple for side in size)
+        return height, width
+
+
+def xyxy(size: Size) -> tuple[int, int, int, int]:
+    """The extents that x1, y1, x2, y2 of a box have in frames of `size` (height, width)."""
+    height, width = size
+    return width, height, width, height

@@ -3,8 +3,9 @@
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from utils.errors import UserError
 from utils.registry import fold
 
 
@@ -29,6 +30,12 @@ def published_rows(dataset: str, model: str | None = None) -> list[dict[str, Any
         for row in papers["rows"]
         if fold(row["dataset"]) == fold(dataset) and (model is None or fold(row["model"]) == fold(model))
     ]
+
+
+def refuse_unpublished(dataset: str) -> NoReturn:
+    """Raises UserError with the data sets that something is published on."""
+    known = ", ".join(sorted({entry["dataset"] for entry in read_papers()["rows"]}))
+    raise UserError(f"nothing is published on {dataset}; known: {known}")
 
 
 def published_complexity(model: str) -> dict[str, Any]:

@@ -436,25 +436,25 @@ def fold_stem(stem: nn.Sequential):
 # ---------------------------------------------------------------- recipe, published names, entry points
 
 RECIPE = {
-    "loss": "SoftIoU",
-    "epochs": 32,
-    "batch_size": 4,
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "weight_decay": 1e-4,
-    "schedule": "step",
-    "step_size": 10,
-    "lr_decay": 0.7,
-    "min_learning_rate": 1e-5,
     "model": {"seq_len": 40},
-    "clip": {"frames": 40, "key": "all", "channels": 1, "patch": 128},
+    "view": {"frames": 40, "key": "all", "channels": 1},
+    "sampling": {"batch_size": 4, "patch": 128},
+    "optimisation": {
+        "loss": "SoftIoU",
+        "epochs": 32,
+        "optimizer": "Adam",
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
+        "schedule": "step",
+        "schedule_options": {"step_size": 10, "lr_decay": 0.7, "min_learning_rate": 1e-5},
+    },
     "datasets": {
-        "NUDT-MIRSDT": {"sample_rate": 0.1, "clip": {"train_resize": (256, 256)}},
-        "NUDT-MIRSDT-Noise": {"sample_rate": 0.1, "clip": {"train_resize": (256, 256)}},
-        "IRDST-simulation": {"sample_rate": 0.03},
-        "RGBT-Tiny": {"sample_rate": 0.05},
-        "SatVideoIRSDT": {"sample_rate": 0.04, "epochs": 40},
-        "IRSatVideo-LEO": {"clip": {"train_resize": (512, 512), "test_resize": (512, 512)}},
+        "NUDT-MIRSDT": {"sampling": {"sample_rate": 0.1}, "view": {"train_resize": (256, 256)}},
+        "NUDT-MIRSDT-Noise": {"sampling": {"sample_rate": 0.1}, "view": {"train_resize": (256, 256)}},
+        "IRDST-simulation": {"sampling": {"sample_rate": 0.03}},
+        "RGBT-Tiny": {"sampling": {"sample_rate": 0.05}},
+        "SatVideoIRSDT": {"sampling": {"sample_rate": 0.04}, "optimisation": {"epochs": 40}},
+        "IRSatVideo-LEO": {"view": {"train_resize": (512, 512), "test_resize": (512, 512)}},
     },
 }
 

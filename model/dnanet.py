@@ -82,7 +82,10 @@ class DNANet(nn.Module):
 
 RECIPE = {
     **BASIC_IRSTD_RECIPE,
-    "loss_options": {**BASIC_IRSTD_RECIPE["loss_options"], "sides": True},
+    "optimisation": {
+        **BASIC_IRSTD_RECIPE["optimisation"],
+        "loss_options": {**BASIC_IRSTD_RECIPE["optimisation"]["loss_options"], "sides": True},
+    },
 }
 
 RENAME = {

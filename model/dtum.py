@@ -228,25 +228,24 @@ class Stream:
 # ---------------------------------------------------------------- recipe, published names, entry point
 
 RECIPE = {
-    "loss": "SoftIoU",
-    "loss_options": {"smooth": 1.0, "over": "batch"},
-    "epochs": 20,
-    "batch_size": 1,
-    "sample_rate": 1.0,
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "beta2": 0.99,
-    "weight_decay": 0.0,
-    "schedule": "step",
-    "step_size": 3,
-    "lr_decay": 0.5,
-    "min_learning_rate": 0.0,
-    "scoring": "DTUM",
-    "clip": {"frames": FRAMES, "key": FRAMES - 1, "channels": 3},
+    "view": {"frames": FRAMES, "key": FRAMES - 1, "channels": 3},
+    "sampling": {"batch_size": 1, "sample_rate": 1.0},
+    "optimisation": {
+        "loss": "SoftIoU",
+        "loss_options": {"smooth": 1.0, "over": "batch"},
+        "epochs": 20,
+        "optimizer": "Adam",
+        "optimizer_options": {"beta2": 0.99},
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "schedule": "step",
+        "schedule_options": {"step_size": 3, "lr_decay": 0.5, "min_learning_rate": 0.0},
+    },
+    "scoring": {"paper": "DTUM"},
     "datasets": {
-        "NUDT-MIRSDT": {"clip": {"canvas": 512}},
-        "NUDT-MIRSDT-Noise": {"clip": {"canvas": 512}},
-        "SatVideoIRSDT": {"clip": {"patch": 256, "target_crops": 1.0}},
+        "NUDT-MIRSDT": {"view": {"canvas": 512}},
+        "NUDT-MIRSDT-Noise": {"view": {"canvas": 512}},
+        "SatVideoIRSDT": {"sampling": {"patch": 256, "target_crops": 1.0}},
     },
 }
 

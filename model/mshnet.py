@@ -71,7 +71,14 @@ class MSHNet(nn.Module):
 
 # ---------------------------------------------------------------- recipe, published names, entry point
 
-RECIPE = {**BASIC_IRSTD_RECIPE, "loss": "SLSIoU", "loss_options": {"sides": True}}
+RECIPE = {
+    **BASIC_IRSTD_RECIPE,
+    "optimisation": {
+        **BASIC_IRSTD_RECIPE["optimisation"],
+        "loss": "SLSIoU",
+        "loss_options": {"sides": True},
+    },
+}
 
 RENAME = {
     r"(encoder|decoder|output)_(\d)\.": r"\1.\2.",

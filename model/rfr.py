@@ -263,30 +263,27 @@ class Stream:
 # ---------------------------------------------------------------- recipe, published names, entry point
 
 RECIPE = {
-    "loss": "SoftIoU",
-    "loss_options": {"smooth": 1.0, "over": "frame"},
-    "epochs": 20,
-    "batch_size": 3,
-    "sample_rate": 0.05,  # as many clips as the videos have lengths of 20 frames
-    "optimizer": "adam",
-    "learning_rate": 5e-4,
-    "weight_decay": 0.0,
-    "schedule": "milestones",
-    "milestones": (5, 10, 15),
-    "lr_decay": 0.5,
-    "seed": 42,
-    "scoring": "RFR",
-    "clip": {
-        "frames": 20,
-        "key": "all",
-        "channels": 1,
+    "view": {"frames": 20, "key": "all", "channels": 1, "padding": "repeat", "multiple": 32},
+    "sampling": {
+        "batch_size": 3,
+        "sample_rate": 0.05,  # as many clips as the videos have lengths of 20 frames
         "patch": 128,
         "target_crops": 0.5,
-        "padding": "repeat",
         "include_last": True,
         "augment": ("flip_rows", "flip_columns", "reverse_time", "transpose"),
-        "multiple": 32,
     },
+    "optimisation": {
+        "loss": "SoftIoU",
+        "loss_options": {"smooth": 1.0, "over": "frame"},
+        "epochs": 20,
+        "optimizer": "Adam",
+        "learning_rate": 5e-4,
+        "weight_decay": 0.0,
+        "schedule": "milestones",
+        "schedule_options": {"milestones": (5, 10, 15), "lr_decay": 0.5},
+    },
+    "scoring": {"paper": "RFR"},
+    "runtime": {"seed": 42},
 }
 
 RENAME = {

@@ -279,19 +279,7 @@ def published_init(model: RPRNet) -> None:
 # ---------------------------------------------------------------- recipe, published names, entry point
 
 RECIPE = {
-    "loss": "SPGloss",
-    "epochs": 30,
-    "batch_size": 2,
-    "optimizer": "adam",
-    "learning_rate": 1e-4,
-    "weight_decay": 0.0,
-    "schedule": "warmup-cosine-published",
-    "warmup_epochs": 10,
-    "min_learning_rate": 1e-6,
-    "sample_rate": 1.0,
-    "seed": 42,
-    "scoring": "RPRNet",
-    "clip": {
+    "view": {
         "frames": 6,
         "key": 2,
         "channels": 3,
@@ -300,6 +288,18 @@ RECIPE = {
         "mean": 0.28,
         "std": 0.23,
     },
+    "sampling": {"batch_size": 2, "sample_rate": 1.0},
+    "optimisation": {
+        "loss": "SPGloss",
+        "epochs": 30,
+        "optimizer": "Adam",
+        "learning_rate": 1e-4,
+        "weight_decay": 0.0,
+        "schedule": "warmup-cosine-published",
+        "schedule_options": {"warmup_epochs": 10, "min_learning_rate": 1e-6},
+    },
+    "scoring": {"paper": "RPRNet"},
+    "runtime": {"seed": 42},
 }
 
 RENAME = {

@@ -43,7 +43,7 @@ class TopHat(nn.Module):
         return torch.sigmoid(raw["logits"])
 
 
-RECIPE = {"clip": {"frames": 1, "key": "all", "channels": 1}}
+RECIPE = {"view": {"frames": 1, "key": "all", "channels": 1}}
 RENAME = {}
 
 

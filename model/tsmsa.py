@@ -225,19 +225,7 @@ class Stream:
 # ---------------------------------------------------------------- recipe, published names, entry point
 
 RECIPE = {
-    "loss": "FocalIoU",
-    "epochs": 100,
-    "batch_size": 4,
-    "sample_rate": 1.0,
-    "optimizer": "adam",
-    "learning_rate": 5e-4,
-    "weight_decay": 0.0,
-    "schedule": "milestones",
-    "milestones": (50, 75),
-    "lr_decay": 0.1,
-    "seed": 42,
-    "scoring": "TSMSA",
-    "clip": {
+    "view": {
         "frames": FRAMES,
         "key": FRAMES - 1,
         "channels": 1,
@@ -245,11 +233,22 @@ RECIPE = {
         "test_resize": (512, 512),
         "image_resize": "bilinear",
         "mask_resize": "nearest",
-        "augment": ("targets", "pair_halves"),
     },
+    "sampling": {"batch_size": 4, "sample_rate": 1.0, "augment": ("clones", "pair_halves")},
+    "optimisation": {
+        "loss": "FocalIoU",
+        "epochs": 100,
+        "optimizer": "Adam",
+        "learning_rate": 5e-4,
+        "weight_decay": 0.0,
+        "schedule": "milestones",
+        "schedule_options": {"milestones": (50, 75), "lr_decay": 0.1},
+    },
+    "scoring": {"paper": "TSMSA"},
+    "runtime": {"seed": 42},
     "datasets": {
-        "NUDT-MIRSDT": {"clip": {"mean": 105.98960876464844, "std": 25.601680755615234}},
-        "MWIRSTD": {"epochs": 300, "milestones": (150, 225)},
+        "NUDT-MIRSDT": {"view": {"mean": 105.98960876464844, "std": 25.601680755615234}},
+        "MWIRSTD": {"optimisation": {"epochs": 300, "schedule_options": {"milestones": (150, 225)}}},
     },
 }
 

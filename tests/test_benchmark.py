@@ -12,7 +12,7 @@ from metrics.papers import published_complexity
 from model import create_model
 from utils.engine import cost
 from utils.errors import UserError
-from utils.recipe.schema import resolve_recipe
+from utils.recipe.resolve import resolve_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

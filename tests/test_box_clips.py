@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recipes import clips_of, recipe_of, video_of, view_of
 from torch.utils.data import DataLoader
 
 from dataset import Sequence, SequenceSet
-from dataset.clips import EpochBatches, training_clips
-from dataset.video import TestVideo
-from dataset.view import Letterbox
+from dataset.clips import EpochBatches, TrainingClips
 from utils.boxes import component_boxes, component_centroids
 from utils.errors import UserError
-from utils.recipe.schema import ClipSpec
 
 STORED = np.load(Path(__file__).parent / "data" / "box_data.npz")
 SIDE = int(STORED["size"])
@@ -22,10 +20,12 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 KEYS = (0, 2, 5, 6)  # frames whose labels are stored
 
 
-def spec(**changes) -> ClipSpec:
-    values = {"frames": 5, "key": 4, "neighbours": "position", "channels": 3, "letterbox": SIDE}
-    values |= {"gray_scale": 255.0, "target": "boxes", "labels": "published", **IMAGENET}
-    return ClipSpec(**(values | changes))
+PUBLISHED = {"frames": 5, "key": 4, "neighbours": "position", "channels": 3, "letterbox": SIDE}
+PUBLISHED |= {"gray_scale": 255.0, "labels": "published", **IMAGENET}
+
+
+def box_clips(data: SequenceSet, **changes) -> TrainingClips:
+    return clips_of(data, "boxes", **(PUBLISHED | changes))
 
 
 def annotated() -> dict[int, np.ndarray]:
@@ -54,18 +54,19 @@ def rows(target: np.ndarray) -> np.ndarray:
 
 
 def test_a_letterboxed_frame_is_the_published_one(data):
-    clips = training_clips(data, spec(), 1.0)
+    clips = box_clips(data)
     np.testing.assert_array_equal(clips.frames[0].image(2), STORED["letterbox_2"])
-    place = Letterbox(80, 60, SIDE)
-    assert [*place.size, *place.corner] == STORED["letterbox_geometry"].tolist()
+    place = clips.view.placement((60, 80))
+    assert [*place.scaled[::-1], *place.corner[::-1]] == STORED["letterbox_geometry"].tolist()
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_clips_and_labels_are_the_published_ones_in_training_and_test(data, key):
-    clips = training_clips(data, spec(), 1.0)
-    tested = {read.first: (read, clip) for read, clip in TestVideo(data[0], data, spec())}
-    read, clip = tested[key]
-    assert read.places == tuple(STORED["clip_frame_index"][key])
+    clips = box_clips(data)
+    view_settings = {k: v for k, v in PUBLISHED.items() if k != "labels"}
+    video = video_of(data[0], data, **view_settings)
+    frames, clip = next((frames, clip) for frames, clip in video if frames.first == key)
+    assert frames.places == tuple(STORED["clip_frame_index"][key])
     for found in (clips[0, key]["clip"], clip[0]):
         assert found.shape == (3, 5, SIDE, SIDE)
         np.testing.assert_array_equal(found.numpy()[..., ::5, ::5], STORED[f"clip_{key}_every5"])
@@ -76,7 +77,7 @@ def test_clips_and_labels_are_the_published_ones_in_training_and_test(data, key)
 
 @pytest.mark.parametrize("labels", ["float", "published"])
 def test_labels_never_change_under_repeated_visits(data, labels):
-    clips = training_clips(data, spec(labels=labels), 1.0)
+    clips = box_clips(data, labels=labels)
     first = [clips[0, key]["target"].clone() for key in KEYS]
     for _ in range(3):
         for before, key in zip(first, KEYS, strict=True):
@@ -86,7 +87,7 @@ def test_labels_never_change_under_repeated_visits(data, labels):
 
 
 def test_float_labels_keep_what_truncation_loses(data):
-    target = training_clips(data, spec(labels="float"), 1.0)[0, 2]["target"].numpy()
+    target = box_clips(data, labels="float")[0, 2]["target"].numpy()
     boxes = annotated()[2] * 1.2 + (0, 12, 0, 12)  # 80x60 in a square of 96
     boxes = boxes.clip(0, SIDE)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -95,7 +96,7 @@ def test_float_labels_keep_what_truncation_loses(data):
 
 
 def test_batches_keep_the_boxes_of_each_image(data):
-    clips = training_clips(data, spec(), 1.0)
+    clips = box_clips(data)
     loader = DataLoader(clips, batch_sampler=EpochBatches(len(clips), 3, seed=1), collate_fn=clips.collate)
     seen = 0
     for batch in loader:
@@ -117,7 +118,7 @@ def test_masks_give_boxes_of_at_least_four_pixels(tmp_path):
     image = tmp_path / "image.png"
     sequence = Sequence("a", (image, image), masks=(tmp_path / "mask.png", tmp_path / "empty.png"))
     data = SequenceSet("Masks", tmp_path, "train", (sequence,))
-    clips = training_clips(data, spec(labels="float"), 1.0)
+    clips = box_clips(data, labels="float")
     scaled = [[20.5, 10.5, 4, 4, 0], [42.5, 33, 5, 6, 0]] * np.array([1.2, 1.2, 1.2, 1.2, 1])
     scaled[:, 1] += 12
     np.testing.assert_allclose(rows(clips[0, 0]["target"].numpy()), rows(scaled), atol=1e-5)
@@ -127,29 +128,59 @@ def test_masks_give_boxes_of_at_least_four_pixels(tmp_path):
 def test_points_cannot_train_a_box_model(data):
     sequence = Sequence("a", data[0].images, points=(np.zeros((1, 2)),) * len(data[0]))
     with pytest.raises(UserError, match="a has no boxes or masks; training this model"):
-        training_clips(SequenceSet("Points", data.root, "train", (sequence,)), spec(), 1.0)
+        box_clips(SequenceSet("Points", data.root, "train", (sequence,)))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"key": "all"}, "clip.target=boxes goes with one key frame"),
-        ({"letterbox": None}, "clip.target=boxes goes with one key frame and whole frames"),
-        ({"std": 0.2}, "clip.mean and clip.std are one number each, or both one per channel"),
-        ({"channels": 1}, "have 3 channels, clip.channels is 1"),
+        ({"std": 0.2}, "view.mean and view.std are one number each, or both one per channel"),
+        ({"std": None}, "view.mean and view.std go together"),
+        ({"channels": 1}, "have 3 channels, view.channels is 1"),
+        ({"canvas": 128}, "view.canvas and view.letterbox exclude each other"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        spec(**changes)
+        recipe_of(**(PUBLISHED | changes))
 
 
-# ---------------------------------------------------------------- crops and flips
+def test_recipes_that_do_not_fit_boxes_are_refused(data):
+    with pytest.raises(UserError, match="view.key is all, but box models predict one key frame"):
+        box_clips(data, key="all")
+    with pytest.raises(UserError, match="sampling.column_quirk changes masks"):
+        box_clips(data, column_quirk=True)
+
+
+def target_of(boxes: np.ndarray) -> np.ndarray:
+    """Rows cx, cy, w, h, class of boxes x1 y1 x2 y2."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return np.hstack([boxes[:, :2] + sides / 2, sides, np.zeros((len(boxes), 1))])
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "scale"),
+    [
+        ({}, (60, 80), (1, 1)),
+        ({"canvas": 100}, (100, 100), (1, 1)),
+        ({"train_resize": (90, 40)}, (90, 40), (0.5, 1.5)),
+    ],
+)
+def test_boxes_train_without_a_letterbox(data, changes, size, scale):
+    """At the files' size, padded, and resized, where boxes are scaled with the frame."""
+    clips = box_clips(data, letterbox=None, labels="float", **changes)
+    item = clips[0, 2]
+    assert item["clip"].shape == (3, 5, *size)
+    expected = target_of(annotated()[2].clip(0, (80, 60, 80, 60)) * (*scale, *scale))
+    np.testing.assert_allclose(rows(item["target"].numpy()), rows(expected), atol=1e-5)
+
+
+# ---------------------------------------------------------------- augmentations
 
 
 def square_of_targets(folder: Path) -> SequenceSet:
     """Frames of 64x64 in which exactly the boxes are white."""
-    boxes = np.array([[5, 9, 11, 14], [40, 30, 44, 37], [58, 2, 64, 6]], float)
+    boxes = np.array([[58, 2, 64, 6], [5, 9, 11, 14], [40, 30, 44, 37]], float)
     pixels = np.zeros((64, 64), np.uint8)
     for x1, y1, x2, y2 in boxes.astype(int):
         pixels[y1:y2, x1:x2] = 255
@@ -168,8 +199,8 @@ def white_boxes(clip: torch.Tensor) -> list[list[float]]:
 @pytest.mark.parametrize(("crop", "flips"), [(None, True), (32, False), (32, True)])
 def test_boxes_go_with_crops_and_flips(tmp_path, crop, flips):
     exact = {"gray_scale": 1.0, "mean": (100.0,) * 3, "std": (1.0,) * 3, "labels": "float"}
-    one = spec(letterbox=64, crop=crop, flips=flips, **exact)
-    clips = training_clips(square_of_targets(tmp_path), one, 1.0, seed=3)
+    words = ("flip_columns", "flip_rows") * flips + (f"crop({crop})",) * bool(crop)
+    clips = box_clips(square_of_targets(tmp_path), letterbox=64, augment=words, seed=3, **exact)
     seen, with_target = set(), 0
     for epoch in range(30):
         item = clips[epoch, 0]
@@ -200,8 +231,8 @@ def test_a_drift_moves_the_scene_evenly_and_leaves_the_key_frame_with_its_boxes(
     box = np.array([[28.0, 30, 33, 34]])
     sequence = Sequence("a", (tmp_path / "0.bmp",) * 5, boxes=(box,) * 5)
     data = SequenceSet("Still", tmp_path, "train", (sequence,))
-    drifting = spec(letterbox=64, crop=40, drift=4, target_crops=1.0, **exact)
-    clips, speeds = training_clips(data, drifting, 1.0), set()
+    drifting = ("crop(40, drift=4, target_chance=1.0)",)
+    clips, speeds = box_clips(data, letterbox=64, augment=drifting, **exact), set()
     for epoch in range(30):
         item = clips[epoch, 4]
         centres = [component_centroids(frame.numpy()) for frame in item["clip"][0]]
@@ -221,8 +252,8 @@ def test_a_gain_is_one_for_a_clip_and_stops_at_white(tmp_path):
     Image.fromarray(draw.integers(0, 256, (64, 64)).astype(np.uint8)).save(tmp_path / "0.bmp")
     sequence = Sequence("a", (tmp_path / "0.bmp",) * 5, boxes=(np.array([[5.0, 5, 9, 9]]),) * 5)
     data = SequenceSet("Noise", tmp_path, "train", (sequence,))
-    plain = training_clips(data, spec(letterbox=64, **exact), 1.0)[0, 0]["clip"]
-    clips = training_clips(data, spec(letterbox=64, gain=0.4, **exact), 1.0)
+    plain = box_clips(data, letterbox=64, **exact)[0, 0]["clip"]
+    clips = box_clips(data, letterbox=64, augment=("gain(0.4)",), **exact)
     dark, gains = plain < 150, []
     for epoch in range(20):
         clip = clips[epoch, 0]["clip"]
@@ -232,7 +263,7 @@ def test_a_gain_is_one_for_a_clip_and_stops_at_white(tmp_path):
 
 
 def test_a_rate_above_one_cuts_each_frame_several_times(tmp_path):
-    clips = training_clips(square_of_targets(tmp_path), spec(letterbox=64, crop=32), 4.0)
+    clips = box_clips(square_of_targets(tmp_path), letterbox=64, augment=("crop(32)",), sample_rate=4.0)
     assert len(clips) == 12
     names = [clips[0, index]["name"] for index in range(12)]
     assert names == ["a[0]", "a[1]", "a[2]"] * 4
@@ -240,34 +271,102 @@ def test_a_rate_above_one_cuts_each_frame_several_times(tmp_path):
     assert len(cuts) > 1
 
 
-def test_crops_are_of_box_models_and_fit_the_letterbox():
-    with pytest.raises(UserError, match="clip.crop is 100, larger than clip.letterbox, 96"):
-        spec(crop=100)
-    with pytest.raises(UserError, match="clip.drift moves the crop of clip.crop; set both"):
-        spec(drift=3)
-    with pytest.raises(UserError, match="clip.crop, clip.flips and clip.gain are of box models"):
-        spec(crop=32, target="masks")
+def painted(target: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixels whose middles lie in the boxes of a target, bool [H, W]."""
+    out = np.zeros(size, bool)
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    for cx, cy, w, h, _ in target.tolist():
+        out |= (abs(x - cx) < w / 2) & (abs(y - cy) < h / 2)
+    return out
+
+
+WORDS = ["flip_rows", "flip_columns", "transpose", "clones", "crop(48)", "gain(0.3)", "crop(40, drift=3)"]
+WHITE = {"gray_scale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+
+@pytest.mark.parametrize("words", [(word,) for word in WORDS] + [tuple(WORDS)])
+def test_boxes_lie_on_what_is_drawn(tmp_path, words):
+    clips = box_clips(square_of_targets(tmp_path), letterbox=64, labels="float", augment=words, **WHITE)
+    seen = set()
+    for epoch in range(20):
+        item = clips[epoch, 0]
+        white, target = item["clip"][0, -1].numpy() > 0, item["target"].numpy()
+        if not any(word.startswith("crop") for word in words):  # a cut target may be outside with its middle
+            np.testing.assert_array_equal(painted(target, white.shape), white)
+        assert (painted(target, white.shape) <= white).all()
+        assert len(target) >= len(component_boxes(white[4:-4, 4:-4])) or "crop" in words[-1]
+        seen.add(item["clip"].numpy().tobytes())
+    assert len(seen) > 1 + 8 * ("crop" in words[0])
+
+
+def test_a_patch_is_placed_around_boxes(tmp_path):
+    """As around the masks of the same targets, with the same draws."""
+    data = square_of_targets(tmp_path)
+    paths = []
+    for number in range(3):
+        paths.append(tmp_path / f"mask{number}.png")
+        Image.open(tmp_path / "0.bmp").save(paths[-1])
+    masks = SequenceSet("M", tmp_path, "train", (Sequence("a", data[0].images, masks=tuple(paths)),))
+    one = {"letterbox": None, "patch": 24, "target_crops": 0.8, "labels": "float", **WHITE}
+    boxes, masks = box_clips(data, **one), clips_of(masks, **(PUBLISHED | one))
+    for epoch in range(20):
+        item, same = boxes[epoch, 1], masks[epoch, 1]
+        assert torch.equal(item["clip"], same["clip"])
+        assert item["clip"].shape == (3, 5, 24, 24)
+        np.testing.assert_array_equal(same["target"][0] > 0, item["clip"][0, 4] > 0)
+        assert (painted(item["target"].numpy(), (24, 24)) <= (same["target"][0].numpy() > 0)).all()
+
+
+def test_halves_of_clips_have_the_halves_of_their_boxes(tmp_path):
+    clips = box_clips(
+        square_of_even_targets(tmp_path),
+        letterbox=64,
+        labels="float",
+        augment=("pair_halves", "flip_rows"),
+        **WHITE,
+    )
+    axes = set()
+    for epoch in range(8):
+        order = np.random.default_rng(epoch).permutation(3)
+        batch = clips.collate([clips[epoch, index] for index in order])
+        assert batch["clip"].shape == (6, 3, 5, 64, 64) and len(batch["target"]) == 6
+        for clip, target in zip(batch["clip"], batch["target"], strict=True):
+            np.testing.assert_array_equal(painted(target.numpy(), (64, 64)), clip[0, -1] > 0)
+            assert target.dtype == torch.float32
+        axes.add(bool(torch.equal(batch["clip"][3, :, :, :32], batch["clip"][0, :, :, ::2])))
+    assert axes == {True, False}
+
+
+def square_of_even_targets(folder: Path) -> SequenceSet:
+    data = square_of_targets(folder)
+    boxes = 2 * np.floor(data[0].boxes[0] / 2)
+    pixels = np.zeros((64, 64), np.uint8)
+    for x1, y1, x2, y2 in boxes.astype(int):
+        pixels[y1:y2, x1:x2] = 255
+    Image.fromarray(pixels).save(folder / "0.bmp")
+    return SequenceSet("Squares", folder, "train", (Sequence("a", data[0].images, boxes=(boxes,) * 3),))
+
+
+def test_crops_fit_the_frames(data):
+    with pytest.raises(UserError, match="crop of 100, larger than the frames of 96x96"):
+        box_clips(data, augment=("crop(100)",))
+    with pytest.raises(UserError, match="crop of 41, larger than the frames of 40x40"):
+        box_clips(data, letterbox=None, labels="float", patch=40, augment=("crop(41)",))
+    clips = box_clips(data, letterbox=None, labels="float", augment=("crop(61)",))
+    with pytest.raises(UserError, match="crop of 61, larger than the frames of 80x60"):
+        clips[0, 0]
 
 
 # ---------------------------------------------------------------- boxes back to the frame
-
-
-@pytest.mark.parametrize("size", [(256, 256), (640, 480), (720, 480), (992, 742), (640, 512), (98, 73)])
-def test_the_exact_way_back_is_the_inverse(size):
-    place = Letterbox(*size, 512)
-    draw = np.random.default_rng(0)
-    corner = draw.uniform(0, 0.9, (50, 2)) * size
-    boxes = np.hstack([corner, corner + draw.uniform(1, 9, (50, 2))]).clip(0, (*size, *size))
-    np.testing.assert_allclose(place.restore_boxes(place.fit_boxes(boxes)), boxes, atol=1e-9)
 
 
 @pytest.mark.parametrize(
     ("size", "worst"),
     [((256, 256), 0), ((640, 480), 0), ((720, 480), 0.70), ((992, 742), 0.97), ((640, 512), 1.25)],
 )
-def test_the_published_way_back_misses_by_what_was_measured(size, worst):
+def test_the_published_rule_misses_by_what_was_measured(size, worst):
     """The worst error of a corner anywhere in the frame, in frame pixels."""
-    place = Letterbox(*size, 512)
+    view = view_of(letterbox=512, box_restore="published")
     corners = np.array([[0, 0, *size], [0, 0, size[0], 1], [0, 0, 1, size[1]]], float)
-    error = np.abs(place.restore_boxes(place.fit_boxes(corners), "published") - corners).max()
+    error = np.abs(view.invert_boxes(view.fit_boxes(corners, size[::-1]), size[::-1]) - corners).max()
     assert error == pytest.approx(worst, abs=0.01)

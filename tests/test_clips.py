@@ -1,22 +1,23 @@
 """Windows, training clips and test videos, against stored windows and the rules of DeepPro's loader."""
 
+import gc
 import json
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import clips_of, video_of
 from scipy.stats import chi2
 
 import dataset.frames
 from dataset import sampling as windows
-from dataset.clips import EpochBatches, WindowClips
+from dataset.clips import EpochBatches, TrainingClips
 from dataset.sequence import Sequence, SequenceSet
-from dataset.video import TestVideo
 from utils.engine.predict import WindowFusion
 from utils.errors import UserError
-from utils.recipe.schema import ClipSpec
 
 STORED = np.load(Path(__file__).parent / "data" / "deeppro_windows.npz")
 PUBLISHED_WINDOWS = json.loads(str(STORED["windows_json"]))
@@ -62,7 +63,7 @@ def source_of(clip, shape: tuple[int, int]) -> tuple[list[int], int, int]:
     return frames, row, col
 
 
-def corners(clips: WindowClips, shape: tuple[int, int], count: int) -> np.ndarray:
+def corners(clips: TrainingClips, shape: tuple[int, int], count: int) -> np.ndarray:
     """Row and column of the first `count` crops of epoch 0."""
     return np.array([source_of(clips[0, index]["clip"], shape)[1:] for index in range(count)])
 
@@ -115,32 +116,56 @@ def test_fusion_is_the_published_one(case):
 
 def test_clips_per_epoch_of_nudt_mirsdt():
     data = set_of(*(unread_sequence(f"Sequence{i}", 100) for i in range(80)))
-    clips = WindowClips(data, ClipSpec(frames=40), sample_rate=0.1)
-    assert len(clips.candidates) == 80 * 96
+    clips = clips_of(data, frames=40, sample_rate=0.1)
+    assert len(clips.sampler.candidates) == 80 * 96
     assert len(clips) == 768
-    assert len(WindowClips(data, ClipSpec(frames=40), sample_rate=0.03)) == int(80 * 96 * 0.03)
-    assert len(WindowClips(data, ClipSpec(frames=40), sample_rate=1e-6)) == 1
+    assert len(clips_of(data, frames=40, sample_rate=0.03)) == int(80 * 96 * 0.03)
+    assert len(clips_of(data, frames=40, sample_rate=1e-6)) == 1
+
+
+def test_the_last_frame_is_drawn_where_the_recipe_says_so():
+    data = set_of(unread_sequence("a", 10))
+    lasts = [
+        clips_of(data, frames=4, include_last=include_last).sampler.candidates[-1]
+        for include_last in (False, True)
+    ]
+    assert lasts == [(0, 5, 9), (0, 6, 10)]
+
+
+def test_crops_look_at_the_middle_frame_of_a_padded_window(tmp_path):
+    """Whichever side is padded; here a target in frame 2 alone is in the middle of the window [0:4]."""
+    sequence = numbered_sequence(tmp_path, "a", 5, (60, 60))
+    mask = np.zeros((60, 60), np.uint8)
+    mask[40, 40] = 255
+    Image.fromarray(mask).save(sequence.masks[2])
+    word = "crop(15, target_chance=1.0)"
+    clips = clips_of(set_of(sequence), frames=12, augment=(word,), sample_rate=40.0, **EXACT)
+    items = [clips[0, index] for index in range(40)]
+    places = {
+        int(place) for item in items if "[0:4]" in item["name"] for place in item["target"].nonzero()[:, 0]
+    }
+    assert places == {2, 10}
+    assert all(item["target"].any() for item in items if "[0:4]" in item["name"])
 
 
 def test_sequences_too_short_for_a_clip_are_left_out():
-    clips = WindowClips(set_of(unread_sequence("a", 4), unread_sequence("b", 6)), ClipSpec(), 1.0)
-    assert [clips.frames[number].sequence.name for number, _, _ in clips.candidates] == ["b", "b"]
+    clips = clips_of(set_of(unread_sequence("a", 4), unread_sequence("b", 6)))
+    assert [clips.frames[number].sequence.name for number, _, _ in clips.sampler.candidates] == ["b", "b"]
     with pytest.raises(UserError, match="too short"):
-        WindowClips(set_of(unread_sequence("a", 4)), ClipSpec(), 1.0)
+        clips_of(set_of(unread_sequence("a", 4)))
 
 
 def test_training_needs_masks():
     sequence = Sequence("a", (Path("1.png"), Path("2.png")))
     with pytest.raises(UserError, match="a has no masks"):
-        WindowClips(set_of(sequence), ClipSpec(frames=1), 1.0)
+        clips_of(set_of(sequence), frames=1)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "repeat"])
 def test_a_clip_is_one_patch_of_one_window(tmp_path, padding):
     shape, targets = (20, 24), [(6, 7), (6, 8)]
     sequence = numbered_sequence(tmp_path, "a", 14, shape, targets)
-    spec = ClipSpec(frames=8, patch=9, channels=3, padding=padding, **EXACT)
-    clips = WindowClips(set_of(sequence), spec, 1.0)
+    clips = clips_of(set_of(sequence), frames=8, patch=9, channels=3, padding=padding, **EXACT)
     mask = np.zeros(shape)
     mask[6, 7:9] = 1
     short = 0
@@ -165,7 +190,7 @@ def test_a_clip_is_one_patch_of_one_window(tmp_path, padding):
 
 def test_windows_are_drawn_in_proportion_to_their_length(tmp_path):
     sequences = [numbered_sequence(tmp_path, name, n, (4, 4)) for name, n in (("a", 9), ("b", 5), ("c", 16))]
-    clips = WindowClips(set_of(*sequences), ClipSpec(frames=6, **EXACT), 1.0, cache=tmp_path / "cache")
+    clips = clips_of(set_of(*sequences), cache=tmp_path / "cache", frames=6, **EXACT)
     lengths = {
         f"{s.name}[{start}:{stop}]": stop - start
         for s in sequences
@@ -182,8 +207,8 @@ def test_windows_are_drawn_in_proportion_to_their_length(tmp_path):
 def test_crops_without_a_target_are_uniform_and_leave_out_the_last_row_and_column(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 3, (12, 14))
     for include_last, places in ((False, 3 * 5), (True, 4 * 6)):
-        spec = ClipSpec(frames=2, patch=9, include_last=include_last, **EXACT)
-        clips = WindowClips(set_of(sequence), spec, 1.0, cache=tmp_path / "cache")
+        one = {"frames": 2, "patch": 9, "include_last": include_last, **EXACT}
+        clips = clips_of(set_of(sequence), cache=tmp_path / "cache", **one)
         found, counts = np.unique(corners(clips, (12, 14), 1500), axis=0, return_counts=True)
         assert len(found) == places
         assert found.min() == 0
@@ -194,7 +219,7 @@ def test_crops_without_a_target_are_uniform_and_leave_out_the_last_row_and_colum
 
 def test_three_quarters_of_the_crops_are_placed_around_a_target(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 3, (60, 60), [(30, 30)])
-    clips = WindowClips(set_of(sequence), ClipSpec(frames=2, patch=15, **EXACT), 1.0)
+    clips = clips_of(set_of(sequence), frames=2, patch=15, **EXACT)
     hits = sum(bool(clips[0, index]["target"].any()) for index in range(1500))
     by_chance = (15 / 45) ** 2  # 15 of the 45 places along each axis
     assert hits / 1500 == pytest.approx(0.75 + 0.25 * by_chance, abs=4 * math.sqrt(0.78 * 0.22 / 1500))
@@ -204,7 +229,7 @@ def test_target_crops_are_shifted_by_up_to_a_sixth_of_their_side(tmp_path):
     """top-left = int(centroid + u - side / 2), u uniform in +-int(side / 6), each component as often."""
     small, large = [(30, 20)], [(30, 38), (30, 39), (31, 40)]  # centroids (30, 20) and (30.33, 39)
     sequence = numbered_sequence(tmp_path, "a", 3, (60, 60), small + large)
-    clips = WindowClips(set_of(sequence), ClipSpec(frames=2, patch=15, target_crops=1.0, **EXACT), 1.0)
+    clips = clips_of(set_of(sequence), frames=2, patch=15, target_crops=1.0, **EXACT)
     found = corners(clips, (60, 60), 600)
     assert set(found[:, 0]) == set(range(20, 25))
     around_small = found[:, 1] <= 14
@@ -216,8 +241,7 @@ def test_target_crops_are_shifted_by_up_to_a_sixth_of_their_side(tmp_path):
 @pytest.mark.parametrize(("target", "corner"), [((0, 0), [0, 0]), ((59, 59), [44, 44])])
 def test_target_crops_stay_inside(tmp_path, target, corner):
     sequence = numbered_sequence(tmp_path, "a", 3, (60, 60), [target])
-    spec = ClipSpec(frames=2, patch=15, target_crops=1.0, **EXACT)
-    clips = WindowClips(set_of(sequence), spec, 1.0)
+    clips = clips_of(set_of(sequence), frames=2, patch=15, target_crops=1.0, **EXACT)
     assert np.unique(corners(clips, (60, 60), 20), axis=0).tolist() == [corner]
 
 
@@ -226,7 +250,7 @@ def test_crops_look_at_the_middle_frame_of_the_window(tmp_path):
     mask = np.zeros((60, 60), np.uint8)
     mask[40, 40] = 255
     Image.fromarray(mask).save(sequence.masks[3])
-    clips = WindowClips(set_of(sequence), ClipSpec(frames=6, patch=15, target_crops=1.0, **EXACT), 1.0)
+    clips = clips_of(set_of(sequence), frames=6, patch=15, target_crops=1.0, **EXACT)
     around = {}
     for index in range(300):
         start, stop = map(int, clips[0, index]["name"].removeprefix("a[").rstrip("]").split(":"))
@@ -238,12 +262,12 @@ def test_crops_look_at_the_middle_frame_of_the_window(tmp_path):
 
 def test_items_depend_on_seed_epoch_and_index_alone(tmp_path):
     data = set_of(numbered_sequence(tmp_path, "a", 14, (20, 24), [(6, 7)]))
-    spec = ClipSpec(frames=8, patch=9, **EXACT)
+    one = {"frames": 8, "patch": 9, **EXACT}
 
     def item(seed, epoch, index):
-        return WindowClips(data, spec, 1.0, seed)[epoch, index]["clip"].numpy()
+        return clips_of(data, seed=seed, **one)[epoch, index]["clip"].numpy()
 
-    clips = WindowClips(data, spec, 1.0, seed=1)
+    clips = clips_of(data, seed=1, **one)
     for index in (5, 3, 4):  # another order, another object
         assert np.array_equal(clips[2, index]["clip"], item(1, 2, index))
     assert not np.array_equal(item(1, 2, 3), item(1, 3, 3))
@@ -255,8 +279,8 @@ def test_items_depend_on_seed_epoch_and_index_alone(tmp_path):
 def test_resized_masks_grow_by_the_published_rule(tmp_path, method, pixels):
     target = [(row, col) for row in range(90, 93) for col in range(100, 103)]
     sequence = numbered_sequence(tmp_path, "a", 2, (200, 300), target)
-    spec = ClipSpec(frames=1, train_resize=(256, 256), mask_resize=method)
-    item = WindowClips(set_of(sequence, mean=0.0, std=1.0), spec, 1.0)[0, 0]
+    one = {"frames": 1, "train_resize": (256, 256), "mask_resize": method}
+    item = clips_of(set_of(sequence, mean=0.0, std=1.0), **one)[0, 0]
     assert item["clip"].shape == (1, 1, 256, 256)
     assert item["target"].sum() == pixels
     assert set(item["target"].unique().tolist()) == {0.0, 1.0}
@@ -265,7 +289,7 @@ def test_resized_masks_grow_by_the_published_rule(tmp_path, method, pixels):
 def test_a_patch_larger_than_the_frames_is_refused(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 2, (10, 16))
     with pytest.raises(UserError, match="16x10, smaller than the patch of 11; use --patch_size 10"):
-        WindowClips(set_of(sequence), ClipSpec(frames=1, patch=11, **EXACT), 1.0)[0, 0]
+        clips_of(set_of(sequence), frames=1, patch=11, **EXACT)[0, 0]
 
 
 # ---- batches ----
@@ -307,7 +331,7 @@ def test_a_video_serves_the_published_windows_and_decodes_each_frame_once(tmp_pa
     original = dataset.frames.read_gray
     monkeypatch.setattr(dataset.frames, "read_gray", lambda path, *a: read.append(path) or original(path, *a))
     sequence = numbered_sequence(tmp_path, "a", 27, (4, 5))
-    video = TestVideo(sequence, set_of(sequence), ClipSpec(frames=10, channels=2, **EXACT))
+    video = video_of(sequence, set_of(sequence), frames=10, channels=2, **EXACT)
     served = [(part.first, part.count, source_of(clip[0], (4, 5))[0], clip.shape) for part, clip in video]
     expected = [(0, 10), (9, 19), (17, 27)]
     assert [frames for *_, frames, _ in served] == [list(range(*window)) for window in expected]
@@ -319,21 +343,60 @@ def test_a_video_serves_the_published_windows_and_decodes_each_frame_once(tmp_pa
 def test_a_video_shorter_than_the_clip_is_padded_at_the_end(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 3, (4, 5))
     for padding, last in (("zeros", -1), ("repeat", 2)):
-        video = TestVideo(sequence, set_of(sequence), ClipSpec(frames=5, padding=padding, **EXACT))
+        video = video_of(sequence, set_of(sequence), frames=5, padding=padding, **EXACT)
         ((part, clip),) = list(video)
         assert (part.first, part.count, part.places) == (0, 3, (0, 1, 2))
         assert source_of(clip[0], (4, 5))[0] == [0, 1, 2, last, last]
+
+
+@pytest.mark.parametrize("key", ["all", 4])
+@pytest.mark.parametrize("ending", ["complete", "closed", "dropped", "failed"])
+def test_a_video_holds_no_frames_after_its_iteration(tmp_path, monkeypatch, key, ending):
+    """However it ends: to the end, closed or dropped before, or with an error while a frame is read."""
+    held = []
+    image = dataset.frames.SequenceFrames.image
+
+    def watched(frames, place):
+        if ending == "failed" and place == 11:
+            raise UserError("no frame 11")
+        pixels = image(frames, place).copy()
+        held.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(dataset.frames.SequenceFrames, "image", watched)
+    sequence = numbered_sequence(tmp_path, "a", 12, (4, 5))
+    video = video_of(sequence, set_of(sequence), frames=5, key=key, **EXACT)
+    clips = iter(video)
+    next(clips)
+    _, clip = next(clips)
+    held.append(weakref.ref(clip))
+    if ending == "closed":
+        clips.close()
+    elif ending == "failed":
+        with pytest.raises(UserError, match="no frame 11"):
+            list(clips)
+    elif ending == "complete":
+        assert len(list(clips)) == len(video) - 2
+    del clip
+    if ending == "dropped":
+        del clips
+    gc.collect()
+    assert len(held) > 2
+    assert [ref() for ref in held] == [None] * len(held)
+    if ending != "failed":
+        assert len(list(video)) == len(video)  # and it can be read again
 
 
 def test_the_normalisation_is_the_recipes_else_the_data_sets_else_the_sequences_own(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 100, (4, 5))
     values = np.stack([np.asarray(Image.open(path)) for path in sequence.images]) / 257
 
-    def clip(spec, **facts):
-        return next(iter(TestVideo(sequence, set_of(sequence, **facts), spec)))[1][0, 0].numpy()
+    def clip(settings, **facts):
+        return next(iter(video_of(sequence, set_of(sequence, **facts), **settings)))[1][0, 0].numpy()
 
     constants = {"mean": 3.0, "std": 2.0}
-    recipe, own = ClipSpec(frames=100, mean=1.0, std=4.0), ClipSpec(frames=100)
+    own = {"frames": 100}
+    recipe = {**own, "mean": 1.0, "std": 4.0}
     assert clip(recipe, **constants) == pytest.approx((values - 1) / 4, abs=1e-6)
     assert clip(own, **constants) == pytest.approx((values - 3) / 2, abs=1e-6)
     chosen = values[[round(i * 99 / 31) for i in range(32)]]  # 32 frames, evenly spaced
@@ -342,7 +405,7 @@ def test_the_normalisation_is_the_recipes_else_the_data_sets_else_the_sequences_
 
 def test_predictions_and_truth_are_of_the_original_size(tmp_path):
     sequence = numbered_sequence(tmp_path, "a", 2, (30, 44), [(12, 13)])
-    video = TestVideo(sequence, set_of(sequence), ClipSpec(frames=2, test_resize=(16, 24), **EXACT))
+    video = video_of(sequence, set_of(sequence), frames=2, test_resize=(16, 24), **EXACT)
     ((_, clip),) = list(video)
     assert clip.shape == (1, 1, 2, 16, 24)
     ramp = np.repeat(np.linspace(0, 1, 24, dtype=np.float32)[None], 16, axis=0)
@@ -353,6 +416,6 @@ def test_predictions_and_truth_are_of_the_original_size(tmp_path):
     )  # (22.5 * 24 / 44 - 0.5) / 23, half-pixel centres
     assert video.truth(0)["mask"].sum() == 1
     assert video.truth(1)["mask"][12, 13] == 1
-    unresized = TestVideo(sequence, set_of(sequence), ClipSpec(frames=2, **EXACT))
+    unresized = video_of(sequence, set_of(sequence), frames=2, **EXACT)
     image = np.ones((30, 44), np.float32)
     assert unresized.restore(image) is image

@@ -87,13 +87,13 @@ def test_train_writes_a_whole_run(trained):
     assert {"recipe.json", "train.jsonl", "last.pth", "best.pth"} <= names
     recipe = json.loads((trained / "recipe.json").read_text())
     assert (recipe["model"], recipe["dataset"]) == ("DeepPro", "Synthetic")
-    assert recipe["recipe"]["clip"]["frames"] == recipe["recipe"]["model"]["seq_len"] == 8
+    assert recipe["recipe"]["view"]["frames"] == recipe["recipe"]["model"]["seq_len"] == 8
     (entry,) = [json.loads(line) for line in (trained / "train.jsonl").read_text().splitlines()]
     assert entry["epoch"] == 1
     assert 0 < entry["loss"] <= 1
     saved = read_checkpoint(trained / "last.pth")
     assert saved["progress"]["epoch"] == 1
-    assert saved["recipe"]["clip"]["patch"] == 16
+    assert saved["recipe"]["sampling"]["patch"] == 16
 
 
 def check_evaluation(folder: Path, model: str) -> dict:
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_train_brings_its_model_and_recipe(trained, tiny_data, t
     assert exit_code(test, "--checkpoint", trained / "last.pth", "--dataset_dir", tiny_data, *flags) == 0
     folder = only_run(tmp_path, "DeepPro")
     evaluation = check_evaluation(folder, "DeepPro")
-    assert evaluation["recipe"]["clip"]["frames"] == 8
+    assert evaluation["recipe"]["view"]["frames"] == 8
     line = json.loads((trained / "train.jsonl").read_text())
     assert evaluation["groups"]["all"]["auc"] == pytest.approx(line["auc"], abs=1e-6)  # as in validation
     assert len(list((folder / "predictions").glob("*/*.png"))) == 48
@@ -243,8 +243,9 @@ def test_published_flags_train(tiny_data, tmp_path):
     assert exit_code(train, *names, *flags, "--logpath", tmp_path, "--epoch", 0) == 0
     saved = read_checkpoint(only_run(tmp_path, "DeepPro") / "last.pth")
     recipe = saved["recipe"]
-    assert (recipe["clip"]["frames"], recipe["clip"]["patch"]) == (8, 16)
-    assert (recipe["batch_size"], recipe["epochs"], saved["progress"]["steps"]) == (3, 0, 0)
+    assert (recipe["view"]["frames"], recipe["sampling"]["patch"]) == (8, 16)
+    assert (recipe["sampling"]["batch_size"], recipe["optimisation"]["epochs"]) == (3, 0)
+    assert saved["progress"]["steps"] == 0
 
 
 @pytest.mark.parametrize("flag", ["--epo", "--cach", "--seq"])
@@ -333,15 +334,15 @@ def test_a_patch_larger_than_the_frames(refusal, tiny_data, tmp_path):
         (("--model_names", "DeepPrro"), "no model 'DeepPrro'; did you mean DeepPro"),
         (("--dataset_names", "NUDT-MIRST"), "no data set 'NUDT-MIRST'; did you mean NUDT-MIRSDT"),
         (("--loss", "SoftIuO"), "no loss 'SoftIuO'; did you mean SoftIoU"),
-        (("--set", "clip.frame=5"), "no key 'clip.frame'; did you mean clip.frames"),
+        (("--set", "clip.frame=5"), "no key 'frame'; did you mean frames"),
         (("--set", "model.width=5"), "DeepPro has no option 'width'"),
         (("--set", "epochs"), "--set takes key=value"),
-        (("--set", "epochs=many"), "epochs takes a whole number, not 'many'"),
+        (("--set", "epochs=many"), "epochs takes a whole number, at least 0, not 'many'"),
         (("--batch_size", "0"), "batch_size cannot be 0"),
         (("--learning_rate", "-1"), "learning_rate cannot be -1"),
-        (("--optimizer", "lion"), "optimizer takes adam or sgd"),
+        (("--optimizer", "lion"), "there is no optimizer 'lion'; known: Adam, AdamW, SGD"),
         (("--dataset_option", "box_origin=1"), "Synthetic has no option 'box_origin'"),
-        (("--save_every", "0"), "--save_every takes 1 or more"),
+        (("--save_every", "0"), "runtime.save_every cannot be 0"),
         (("--threshold", "0.123"), "not counted at the threshold 0.123"),
         (("--model_names", "TopHat"), "TopHat has no parameters to train"),
         (("--resume",), "no run to resume in"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from naive_dtum import NaiveResUNetDTUM
 from parity import DATA, clip, published_weights
+from recipes import learning_rates
 from torch import nn
 from torch.nn.functional import max_pool2d
 
@@ -21,7 +22,7 @@ from model import create_model
 from model.dtum import direction_pool
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
-from utils.recipe.schema import resolve_recipe
+from utils.recipe.resolve import resolve_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,7 +125,7 @@ def test_training_gives_the_published_loss_statistics_and_gradients(stored, mode
     assert list(counters) == list(stored["num_batches_tracked_unet_dtum"])
 
     probe = torch.from_numpy(clip(tuple(stored["train_logits"].shape), int(stored["probe_seed"])))[:, 0]
-    recipe = model.recipe
+    recipe = model.recipe["optimisation"]
     published = create_loss(recipe["loss"], **recipe["loss_options"])
     losses = {
         "linear": (logits * probe).mean(),
@@ -374,7 +375,7 @@ def test_an_unknown_variant_is_refused():
 
 def new_shooting_rules():
     recipe = create_model("ResUNet-DTUM").recipe
-    (line,) = protocol_lines(["published"], recipe["scoring"], threshold=0.5, match=1, exclude=4)
+    (line,) = protocol_lines(["published"], recipe["scoring"]["paper"], threshold=0.5, match=1, exclude=4)
     assert {metric.name for metric in line.metrics} == {"ShootingRules", "IoU"}
     return line.rule.create()
 
@@ -406,8 +407,9 @@ def test_the_protocol_gives_the_logged_auc(group, auc):
 def test_the_published_recipe():
     published = create_model("ResUNet-DTUM").recipe
     recipe = resolve_recipe(published, "nudt_mirsdt", {})
-    assert (recipe.clip.canvas, recipe.beta2, recipe.weight_decay) == (512, 0.99, 0)
-    rates = [recipe.learning_rate_at(epoch) for epoch in (0, 2, 3, 19)]
+    assert (recipe.view.canvas, recipe.optimisation.weight_decay) == (512, 0)
+    assert recipe.optimisation.optimizer_options["beta2"] == 0.99
+    rates = learning_rates(recipe, (0, 2, 3, 19))
     assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 1e-3 / 2**6])
     elsewhere = resolve_recipe(published, "SatVideoIRSDT", {})
-    assert (elsewhere.clip.canvas, elsewhere.clip.patch) == (None, 256)
+    assert (elsewhere.view.canvas, elsewhere.sampling.patch) == (None, 256)

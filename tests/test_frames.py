@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import view_of
 
 import dataset.frames
 from dataset.frames import SequenceFrames
-from dataset.io import gray_values, read_gray
+from dataset.io import gray_values, read_gray, read_size
 from dataset.sequence import Sequence
 from utils.errors import UserError
 
@@ -35,6 +36,10 @@ def sequence_of(folder: Path, images: list, **truth: list) -> Sequence:
     }
     annotations = {kind: tuple(truth[kind]) for kind in ("points", "boxes") if kind in truth}
     return Sequence("a", **files, **annotations)
+
+
+def pixels_of(frames: SequenceFrames, kind: str) -> np.ndarray:
+    return frames.masks(range(3)) if kind == "masks" else frames.images(0, 3)
 
 
 def random_frames(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -97,12 +102,12 @@ def test_float_pixels_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "jpg", "tif"])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
-def test_truncated_files_are_named(tmp_path, suffix, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9])
+def test_truncated_files_are_named(tmp_path, suffix, fraction):
     noise = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
     path = saved(tmp_path / f"cut.{suffix}", noise)
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+    path.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(UserError, match=f"cut.{suffix}"):
         read_gray(path)
 
@@ -119,7 +124,20 @@ def test_resizing_is_pillows(tmp_path):
     path = saved(tmp_path / "a.png", GRAY8)
     for method, filter_ in (("bicubic", Image.Resampling.BICUBIC), ("nearest", Image.Resampling.NEAREST)):
         expected = np.asarray(Image.fromarray(GRAY8).resize((11, 9), filter_))
-        assert np.array_equal(read_gray(path, (9, 11), method), expected)
+        view = view_of("train", train_resize=(9, 11), mask_resize=method)
+        assert np.array_equal(view.fit(read_gray(path), "masks"), expected)
+
+
+def test_the_size_of_a_file_is_read_from_its_header(tmp_path):
+    path = saved(tmp_path / "a.png", GRAY8)
+    assert read_size(path) == (6, 7)
+    path.write_bytes(path.read_bytes()[:-20])  # the pixels are lost
+    assert read_size(path) == (6, 7)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text\.png is not an image"):
+        read_size(tmp_path / "text.png")
+    with pytest.raises(UserError, match=r"gone\.png is missing"):
+        read_size(tmp_path / "gone.png")
 
 
 # ---- frames and their truth ----
@@ -133,8 +151,8 @@ def test_frames_and_masks(tmp_path):
     assert (len(frames), frames.size) == (3, (6, 7))
     assert frames.images(1, 3).dtype == np.float32
     assert np.array_equal(frames.images(1, 3), images[1:])
-    assert frames.masks(0, 3).dtype == np.uint8
-    assert np.array_equal(frames.masks(0, 3), np.stack(masks) > 0)
+    assert frames.masks(range(3)).dtype == np.uint8
+    assert np.array_equal(frames.masks(range(3)), np.stack(masks) > 0)
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
@@ -144,7 +162,7 @@ def test_files_of_another_size_are_named(tmp_path, kind, cached):
     arrays[kind][2] = arrays[kind][2][:, :5]
     frames = SequenceFrames(sequence_of(tmp_path, **arrays), cache=tmp_path / "cache" if cached else None)
     with pytest.raises(UserError, match=rf"{kind}.2\.png is .*; all frames .* one size"):
-        frames.images(0, 3), frames.masks(0, 3)
+        frames.images(0, 3), frames.masks(range(3))
 
 
 def test_centroid_map_of_centroid_files_keeps_their_values(tmp_path):
@@ -195,11 +213,28 @@ def count_decoded(monkeypatch):
 def test_the_cache_changes_no_value(tmp_path, resize, depth):
     images = [frame * np.array(depth, np.uint16 if depth > 1 else np.uint8) for frame in random_frames(4)]
     sequence = sequence_of(tmp_path, images, masks=random_frames(4, seed=1))
-    plain = SequenceFrames(sequence, resize)
-    cached = SequenceFrames(sequence, resize, cache=tmp_path / "cache")
+    view = view_of("train", train_resize=resize)
+    plain = SequenceFrames(sequence, view)
+    cached = SequenceFrames(sequence, view, cache=tmp_path / "cache")
     assert np.array_equal(cached.images(0, 4), plain.images(0, 4))
-    assert np.array_equal(cached.masks(0, 4), plain.masks(0, 4))
+    assert np.array_equal(cached.masks(range(4)), plain.masks(range(4)))
     assert cached.statistics() == plain.statistics()
+
+
+def test_one_cache_serves_several_views(tmp_path):
+    sequence = sequence_of(tmp_path, random_frames(2), masks=random_frames(2, seed=1))
+    kinds = [
+        {},
+        {"train_resize": (9, 11)},
+        {"letterbox": 16},
+        {"train_resize": (9, 11), "mask_resize": "nearest"},
+    ]
+    for _ in range(2):
+        for settings in kinds:
+            view = view_of("train", **settings)
+            plain, cached = (SequenceFrames(sequence, view, cache) for cache in (None, tmp_path / "cache"))
+            assert np.array_equal(cached.images(0, 2), plain.images(0, 2))
+            assert np.array_equal(cached.masks(range(2)), plain.masks(range(2)))
 
 
 def test_with_the_cache_each_file_is_decoded_once_for_all_epochs(tmp_path, count_decoded):
@@ -207,7 +242,7 @@ def test_with_the_cache_each_file_is_decoded_once_for_all_epochs(tmp_path, count
     for _ in range(2):
         frames = SequenceFrames(sequence, cache=tmp_path / "cache")
         for _epoch in range(2):
-            frames.images(0, 4), frames.masks(1, 5), frames.statistics()
+            frames.images(0, 4), frames.masks(range(1, 5)), frames.statistics()
     assert sorted(count_decoded) == sorted(sequence.images + sequence.masks)
 
 
@@ -216,7 +251,7 @@ def test_with_the_cache_each_file_is_decoded_once_for_all_epochs(tmp_path, count
 def test_a_changed_file_is_decoded_anew(tmp_path, kind, differs):
     sequence = sequence_of(tmp_path, random_frames(3), masks=random_frames(3))
     cache = tmp_path / "cache"
-    before = getattr(SequenceFrames(sequence, cache=cache), kind)(0, 3)
+    before = pixels_of(SequenceFrames(sequence, cache=cache), kind)
     path = getattr(sequence, kind)[1]
     stat = path.stat()
     saved(path, np.zeros((6, 7), np.uint8))
@@ -224,7 +259,7 @@ def test_a_changed_file_is_decoded_anew(tmp_path, kind, differs):
     if differs == "time":
         path.write_bytes(path.read_bytes().ljust(stat.st_size, b"."))
     os.utime(path, ns=(0, stat.st_mtime_ns + (10**9 if differs == "time" else 0)))
-    after = getattr(SequenceFrames(sequence, cache=cache), kind)(0, 3)
+    after = pixels_of(SequenceFrames(sequence, cache=cache), kind)
     assert not after[1].any()
     assert np.array_equal(after[::2], before[::2])
 

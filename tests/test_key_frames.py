@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recipes import clips_of, video_of, view_of
 
-from dataset.clips import EpochBatches, training_clips
-from dataset.io import letterboxed, read_gray
+from dataset import sampling
+from dataset.clips import EpochBatches
+from dataset.io import read_gray
 from dataset.normalisation import Normalisation
 from dataset.sampling import frame_numbers, key_frame_clip
 from dataset.sequence import Sequence, SequenceSet
-from dataset.video import TestVideo
-from dataset.view import Letterbox
 from utils.errors import UserError
-from utils.recipe.schema import ClipSpec
 
 STORED = np.load(Path(__file__).parent / "data" / "rprnet_data.npz")
 SIDE = int(STORED["patch_size"])
-PUBLISHED = ClipSpec(frames=6, key=2, channels=3, letterbox=SIDE, gray_scale=255, mean=0.28, std=0.23)
+PUBLISHED = {"frames": 6, "key": 2, "channels": 3, "letterbox": SIDE}
+PUBLISHED |= {"gray_scale": 255, "mean": 0.28, "std": 0.23}
 CASES = ["up", "down", "left"]
 
 
@@ -69,11 +69,11 @@ def test_frames_of_a_clip_are_the_published_ones(case):
 def test_items_are_the_published_ones_bit_for_bit(tmp_path, case, cached):
     data = stored_sequence(tmp_path, case)
     cache = tmp_path / "cache" if cached else None
-    clips = training_clips(data, PUBLISHED, sample_rate=1.0, cache=cache)
-    quirky = training_clips(data, ClipSpec(**{**vars(PUBLISHED), "column_quirk": True}), sample_rate=1.0)
-    video = iter(TestVideo(data[0], data, PUBLISHED, cache))
-    tested = {read.first: clip for read, clip in video if read.count == 1}
-    assert len(clips) == len(tested) == len(data[0])
+    clips = clips_of(data, cache=cache, **PUBLISHED)
+    quirky = clips_of(data, column_quirk=True, **PUBLISHED)
+    video = video_of(data[0], data, cache, **PUBLISHED)
+    test_clips = {frames.first: clip for frames, clip in video if frames.count == 1}
+    assert len(clips) == len(test_clips) == len(data[0])
     for index in STORED[f"{case}/item_indices"].tolist():
         item, key = clips[0, index], f"{case}/item{index}"
         clip = item["clip"].numpy()
@@ -81,12 +81,12 @@ def test_items_are_the_published_ones_bit_for_bit(tmp_path, case, cached):
         assert clip.dtype == np.float32
         assert (clip == clip[:1]).all()
         pixels = STORED[f"{key}_letterboxed_u8"]
-        shares = (pixels / np.float32(255)).astype(np.float32)  # published: in place, in this order
-        centred = (shares - np.float64(0.28)).astype(np.float32)
+        fractions = (pixels / np.float32(255)).astype(np.float32)  # published: in place, in this order
+        centred = (fractions - np.float64(0.28)).astype(np.float32)
         assert np.array_equal(clip[0], (centred / np.float64(0.23)).astype(np.float32))
         checksum = [clip.astype(np.float64).sum(), (clip.astype(np.float64) ** 2).sum()]
         np.testing.assert_allclose(checksum, STORED[f"{key}_normalised_checksum_sum_sumsq"], rtol=1e-14)
-        assert torch.equal(tested[index][0], item["clip"])
+        assert torch.equal(test_clips[index][0], item["clip"])
         assert np.array_equal(255 * item["target"][0].numpy(), STORED[f"{key}_mask_before_column_quirk"])
         assert np.array_equal(255 * quirky[0, index]["target"][0].numpy(), STORED[f"{key}_mask"])
 
@@ -131,13 +131,27 @@ def test_numbers_come_from_names_or_places():
     assert frame_numbers([Path("a2.png"), Path("b1.png")]) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("neighbours", "grays"), [("number", [10, 11, 12, 12]), ("position", [10, 11, 12, 13])]
+)
+def test_neighbours_go_by_number_or_by_position_in_training_and_test(tmp_path, neighbours, grays):
+    """Around frame 2 of the frames 1, 2, 4 and 5, which are gray 10, 11, 12 and 13; 4 stands for 3."""
+    images = tuple(tmp_path / f"{number}.png" for number in (1, 2, 4, 5))
+    for path, gray in zip(images, range(10, 14), strict=True):
+        Image.fromarray(np.full((6, 6), gray, np.uint8)).save(path)
+    data = SequenceSet("Gap", tmp_path, "train", (Sequence("a", images, masks=images),), mean=0.0, std=1.0)
+    one = {"frames": 4, "key": 1, "neighbours": neighbours}
+    found = clips_of(data, **one)[0, 1]["clip"], list(video_of(data[0], data, **one))[1][1][0]
+    assert [clip[0, :, 0, 0].tolist() for clip in found] == [grays] * 2
+
+
 # ---- clips ----
 
 
 @pytest.mark.parametrize(("frames", "key"), [(5, 4), (1, 0), (6, 2)])
 def test_every_frame_is_a_key_frame_once_in_training_and_test(tmp_path, frames, key):
     data = small_set(tmp_path, 7)
-    clips = training_clips(data, ClipSpec(frames=frames, key=key), 1.0, seed=3)
+    clips = clips_of(data, frames=frames, key=key, seed=3)
     batches = EpochBatches(len(clips), 1, seed=3)
     seen = []
     for ((epoch, index),) in batches:
@@ -151,27 +165,40 @@ def test_every_frame_is_a_key_frame_once_in_training_and_test(tmp_path, frames, 
     assert sorted(seen) == list(range(7))
     assert seen != sorted(seen)
     found = [
-        (read.first, read.count, clip[0, 0, key, 0, 0].item() - 10)
-        for read, clip in video_of(data, frames, key)
+        (part.first, part.count, clip[0, 0, key, 0, 0].item() - 10)
+        for part, clip in video_of(data[0], data, frames=frames, key=key)
     ]
     assert found == [(i, 1, i) for i in range(7)]
 
 
-def video_of(data: SequenceSet, frames: int, key: int) -> TestVideo:
-    return TestVideo(data[0], data, ClipSpec(frames=frames, key=key))
-
-
-def test_a_share_of_the_key_frames_is_drawn_anew_in_each_epoch(tmp_path):
-    clips = training_clips(small_set(tmp_path, 12), ClipSpec(frames=1, key=0), 0.5, seed=1)
+def test_a_part_of_the_key_frames_is_drawn_anew_in_each_epoch(tmp_path):
+    clips = clips_of(small_set(tmp_path, 12), frames=1, key=0, sample_rate=0.5, seed=1)
     epochs = [[clips[epoch, i]["name"] for i in range(len(clips))] for epoch in range(4)]
     assert all(len(set(names)) == 6 for names in epochs)
     assert len({tuple(sorted(names)) for names in epochs}) > 1
     assert epochs[2] == [clips[2, i]["name"] for i in range(6)]
+    for epoch, names in enumerate(epochs):
+        order = np.random.default_rng([1, epoch]).permutation(12)
+        assert names == [f"a[{place}]" for place in order[:6]]
+
+
+def test_the_key_frames_of_an_epoch_are_drawn_once(monkeypatch):
+    """Otherwise an epoch takes time that grows with the square of the data set."""
+    drawn = []
+    original = sampling.permutation
+    monkeypatch.setattr(sampling, "permutation", lambda *a: drawn.append(a) or original(*a))
+    sampler = sampling.KeyFrameSampler([range(50), range(30)], frames=5, key=4, sample_rate=0.5, seed=7)
+    for epoch in (0, 1, 0):
+        for index in range(40):
+            sampler(epoch, index)
+    assert drawn == [([7, 0], 80), ([7, 1], 80), ([7, 0], 80)]
+    complete = sampling.KeyFrameSampler([range(50)], frames=5, key=4, sample_rate=1.0, seed=7)
+    assert complete(0, 3).frames.first == 3 and len(drawn) == 3
 
 
 def test_patches_of_key_frame_clips_hold_one_place_of_all_frames(tmp_path):
     data = small_set(tmp_path, 5)
-    clips = training_clips(data, ClipSpec(frames=3, key=1, patch=7, target_crops=1.0), 1.0)
+    clips = clips_of(data, frames=3, key=1, patch=7, target_crops=1.0)
     for index in range(5):
         item = clips[0, index]
         assert item["clip"].shape == (1, 3, 7, 7)
@@ -184,20 +211,21 @@ def test_every_frame_is_decoded_once_in_a_test(tmp_path, monkeypatch):
         "dataset.frames.read_gray", lambda path, *args: (read.append(path.name), read_gray(path, *args))[1]
     )
     data = small_set(tmp_path, 9)
-    for _ in TestVideo(data[0], data, ClipSpec(frames=6, key=2, letterbox=32)):
+    for _ in video_of(data[0], data, frames=6, key=2, letterbox=32):
         pass
     assert sorted(read) == [f"image{i}.png" for i in range(9)]
 
 
 @pytest.mark.parametrize("key", [-1, 6, "middle", 2.5, True])
 def test_a_key_frame_outside_its_clip_is_refused(key):
-    with pytest.raises(UserError, match=r"clip\.key"):
-        ClipSpec(frames=6, key=key)
+    with pytest.raises(UserError, match=r"view\.key"):
+        view_of(frames=6, key=key)
 
 
-def test_a_letterbox_leaves_nothing_to_crop_or_resize():
-    with pytest.raises(UserError, match=r"clip\.letterbox"):
-        ClipSpec(letterbox=64, patch=32)
+@pytest.mark.parametrize("resize", ["train_resize", "test_resize"])
+def test_a_letterbox_leaves_nothing_to_resize(resize):
+    with pytest.raises(UserError, match=r"view\.letterbox fits whole frames"):
+        view_of(letterbox=64, **{resize: (32, 32)})
 
 
 # ---- letterbox and truth ----
@@ -205,7 +233,7 @@ def test_a_letterbox_leaves_nothing_to_crop_or_resize():
 
 @pytest.mark.parametrize("width", [98, 103, 107, 161, 187])
 def test_sizes_that_the_published_code_truncates(width):
-    assert Letterbox(width, width // 2, 256).size[0] == 255
+    assert view_of(letterbox=256).placement((width // 2, width)).scaled[1] == 255
 
 
 @pytest.mark.parametrize("size", [(60, 80), (128, 160), (96, 96), (33, 47), (400, 30)])
@@ -213,9 +241,10 @@ def test_what_was_letterboxed_returns_to_its_place(size):
     """A smooth ramp comes back to within a pixel of the smaller of both images: not shifted, not mirrored."""
     rows, cols = np.mgrid[: size[0], : size[1]]
     ramp = np.rint(40 + 150 * (0.3 * rows / size[0] + 0.7 * cols / size[1])).astype(np.uint8)
-    square = letterboxed(ramp, 96, 128)
+    view = view_of(letterbox=96)
+    square = view.fit(ramp, "images")
     assert square.shape == (96, 96)
-    back = Letterbox(size[1], size[0], 96).restore(square.astype(np.float32))
+    back = view.invert(square.astype(np.float32), size)
     assert back.shape == size
     steepest = max(45 / size[0], 105 / size[1])
     assert np.abs(back - ramp).max() < 1 + steepest * max(1, max(size) / 96)
@@ -224,7 +253,8 @@ def test_what_was_letterboxed_returns_to_its_place(size):
 def test_sixteen_bit_frames_are_letterboxed_in_eight():
     pixels = np.random.default_rng(0).integers(0, 65536, (20, 30), dtype=np.uint16)
     eight = np.rint(pixels / 257).astype(np.uint8)
-    assert np.array_equal(letterboxed(pixels, 24, 128), letterboxed(eight, 24, 128))
+    view = view_of(letterbox=24)
+    assert np.array_equal(view.fit(pixels, "images"), view.fit(eight, "images"))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +269,7 @@ def test_the_round_trip_of_a_3x3_target(tmp_path, shape, expected):
         Image.fromarray(pixels).save(tmp_path / name)
     sequence = Sequence("a", (tmp_path / "image.png",), masks=(tmp_path / "mask.png",))
     data = SequenceSet("One", tmp_path, "test", (sequence,), mean=0.0, std=1.0)
-    video = TestVideo(sequence, data, ClipSpec(frames=1, key=0, letterbox=256))
+    video = video_of(sequence, data, frames=1, key=0, letterbox=256)
     truth = video.truth(0, {"round_trip_mask"})
     assert truth["mask"].sum() == 9
     assert truth["round_trip_mask"].shape == shape

@@ -23,11 +23,12 @@ from loss import create_loss
 from model import create_model, list_models
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
-from utils.recipe.schema import ClipSpec, resolve_recipe
+from utils.recipe.resolve import resolve_recipe
+from utils.recipe.schema import ViewSettings
 
 
-def specification(name: str) -> ClipSpec:
-    return resolve_recipe(create_model(name).recipe, "", {}).clip
+def specification(name: str) -> ViewSettings:
+    return resolve_recipe(create_model(name).recipe, "", {}).view
 
 
 LEARNED = [name for name in list_models() if any(True for _ in create_model(name).parameters())]

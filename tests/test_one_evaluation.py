@@ -105,7 +105,7 @@ def test_pictures_and_curves_of_boxes(tested):
 
 
 def test_kept_predictions_give_the_same_table_without_a_network(tested, tmp_path, run, monkeypatch):
-    monkeypatch.setattr(test, "load_candidate", None)
+    monkeypatch.setattr(test, "create_model", None)
     folders = [only(tested / "Synthetic" / model) for model in ("STMENet", "TopHat")]
     code, _, complaint = run(test, "--predictions", *folders, "--log_dir", tmp_path)
     assert (code, complaint) == (0, "")

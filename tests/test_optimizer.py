@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from utils.engine.optim import AveragedWeights, freeze, make_optimizer, parameter_groups
+from utils.engine.schedules import create_schedule
 from utils.errors import UserError
-from utils.recipe.schema import Recipe
+from utils.recipe.resolve import resolve_recipe
+from utils.recipe.schema import OptimisationSettings
 
 
 class Small(nn.Module):
@@ -28,9 +30,12 @@ class Small(nn.Module):
         return self.linear(x.mean((2, 3, 4))) * (1 + self.gamma)
 
 
-def recipe(**changes) -> Recipe:
-    values = {"optimizer": "sgd", "momentum": 0.937, "nesterov": True, "weight_decay": 5e-4}
-    return Recipe(**(values | {"parameter_groups": "published", "learning_rate": 0.1} | changes))
+def recipe(**changes) -> OptimisationSettings:
+    values = {"optimizer": "sgd", "parameter_groups": "published", "learning_rate": 0.1} | changes
+    if values["optimizer"] == "sgd":
+        values |= {"momentum": 0.937, "nesterov": True}
+    groups = {"weight_decay": 5e-4} if values["parameter_groups"] != "all" else {}
+    return resolve_recipe({"optimisation": {"weight_decay": 5e-4}}, "", values | groups).optimisation
 
 
 def names_of(model: nn.Module, params) -> set[str]:
@@ -60,7 +65,7 @@ def test_groups_without_decay_of_any_norm():
     assert "gamma" in names_of(model, without["params"])
 
 
-@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 5e-4), ("sgd", 0.0)])
+@pytest.mark.parametrize(("optimizer", "decay"), [("adam", 5e-4), ("adamw", 5e-4), ("sgd", 0.0)])
 def test_one_group_decays_with_adam_alone(optimizer, decay):
     model = Small()
     (group,) = make_optimizer(model, recipe(optimizer=optimizer, parameter_groups="all")).param_groups
@@ -70,23 +75,17 @@ def test_one_group_decays_with_adam_alone(optimizer, decay):
 
 def test_the_published_learning_rates():
     """Of 100 epochs of batches of 4, as they were read off the published code at work."""
-    schedule = recipe(
-        learning_rate=6.25e-4,
-        min_learning_rate=6.25e-6,
-        epochs=100,
-        warmup_epochs=3,
-        schedule="warmup-cosine-yolox",
-    )
+    schedule = create_schedule("warmup-cosine-yolox", warmup_epochs=3, min_learning_rate=6.25e-6)
     published = {0: 6.25e-5, 1: 1.25e-4, 2: 3.125e-4, 3: 6.25e-4, 10: 6.16204e-4, 25: 5.41727e-4}
     published |= {50: 3.05063e-4, 75: 7.56393e-5, 94: 6.43036e-6, 95: 6.25e-6, 99: 6.25e-6}
     for epoch, rate in published.items():
-        assert schedule.learning_rate_at(epoch) == pytest.approx(rate, rel=1e-5), epoch
+        assert schedule.rate(6.25e-4, epoch, 100) == pytest.approx(rate, rel=1e-5), epoch
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5])
 def test_the_yolox_schedule_of_few_epochs(epochs):
-    schedule = recipe(epochs=epochs, warmup_epochs=3, schedule="warmup-cosine-yolox", min_learning_rate=1e-3)
-    rates = [schedule.learning_rate_at(epoch) for epoch in range(epochs)]
+    schedule = create_schedule("warmup-cosine-yolox", warmup_epochs=3, min_learning_rate=1e-3)
+    rates = [schedule.rate(0.1, epoch, epochs) for epoch in range(epochs)]
     assert rates[0] == pytest.approx(0.01)
     assert all(1e-3 <= rate <= 0.1 for rate in rates)
 
@@ -97,7 +96,7 @@ def test_a_part_is_frozen_in_the_first_epochs():
     optimizer = make_optimizer(model, part)
     for epoch in range(3):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        freeze(model, part, epoch)
+        freeze(model, optimizer, part, epoch)
         optimizer.zero_grad(set_to_none=True)
         model(
             torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(epoch))
@@ -114,8 +113,38 @@ def test_a_part_is_frozen_in_the_first_epochs():
 
 
 def test_a_part_that_is_not_there_cannot_be_frozen():
+    model, part = Small(), recipe(freeze="back", freeze_epochs=1)
     with pytest.raises(UserError, match="Small has no part 'back' to freeze; known: backbone, deep, linear"):
-        freeze(Small(), recipe(freeze="back", freeze_epochs=1), 0)
+        freeze(model, make_optimizer(model, part), part, 0)
+
+
+def test_a_part_that_thaws_trains_what_the_optimizer_holds_alone():
+    """Else gradients that no step uses would pile up in the norm."""
+    model = Small()
+    model.backbone.register_parameter("scale", nn.Parameter(torch.ones(1)))  # no group of "published"
+    part = recipe(freeze="backbone", freeze_epochs=1)
+    optimizer = make_optimizer(model, part)
+    for epoch, expected in ((0, False), (1, True)):
+        freeze(model, optimizer, part, epoch)
+        assert model.backbone[0].weight.requires_grad == expected
+        assert not model.backbone.scale.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("adam", torch.optim.Adam, {"betas": (0.9, 0.99)}),
+        ("AdamW", torch.optim.AdamW, {"betas": (0.9, 0.99)}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.8, "nesterov": True}),
+    ],
+)
+def test_optimizers_take_their_options(name, kind, options):
+    typed = {"momentum": 0.8, "nesterov": True} if name == "sgd" else {"beta2": 0.99}
+    chosen = resolve_recipe({}, "", {"optimizer": name, "learning_rate": 0.25, **typed}).optimisation
+    optimizer = make_optimizer(Small(), chosen)
+    assert type(optimizer) is kind
+    assert {key: optimizer.defaults[key] for key in options} == options
+    assert optimizer.param_groups[0]["lr"] == 0.25
 
 
 def test_the_average_follows_the_published_decays():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from recipes import recipe_of
 from scipy import ndimage
 
 import test
@@ -18,15 +19,16 @@ from dataset.sequence import Sequence, SequenceSet
 from dataset.video import TestVideo
 from metrics.protocols import PROTOCOLS, protocol_lines
 from utils.engine.predict import predict_video
+from utils.engine.runtime import Runtime
 from utils.engine.score import score_set
 from utils.errors import UserError, run_command
-from utils.recipe.schema import ClipSpec
 from utils.registry import MODELS
+from utils.task import TASKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDE = 64
-SPEC = ClipSpec(frames=1, key=0, letterbox=SIDE, gray_scale=255, mean=0.0, std=1.0)
+VIEW = recipe_of(frames=1, key=0, letterbox=SIDE, gray_scale=255.0, mean=0.0, std=1.0).view
 EIGHT = np.ones((3, 3))
 
 
@@ -118,8 +120,8 @@ def slow_scores(scene: SequenceSet, protocol: str) -> dict[str, float]:
 @pytest.mark.parametrize("protocol", ["published", "clean"])
 def test_figures_are_those_of_the_slow_form(scene, protocol):
     lines = protocol_lines(["published", "clean"], "RPRNet", 0.5, 1, 4)
-    videos = [TestVideo(scene[0], scene, SPEC)]
-    predict = partial(predict_video, Brightness(), torch.device("cpu"), 0.5)
+    videos = [TestVideo(scene[0], scene, VIEW)]
+    predict = partial(predict_video, Brightness(), TASKS["masks"], Runtime(torch.device("cpu")), 0.5)
     groups, _ = score_set(predict, videos, {}, lines)
     (line,) = [line for line in lines if (line.protocol, line.targets) == (protocol, "PdFa")]
     figures = groups["all"].figures(line)
@@ -140,8 +142,8 @@ def test_a_rule_whose_truth_is_missing_is_said(scene):
     sequence = Sequence("a", scene[0].images, points=points)
 
     lines = protocol_lines(["clean"], "RPRNet", 0.5, 1, 4)
-    videos = [TestVideo(sequence, SequenceSet("Points", scene.root, "test", (sequence,)), SPEC)]
-    predict = partial(predict_video, Brightness(), torch.device("cpu"), 0.5)
+    videos = [TestVideo(sequence, SequenceSet("Points", scene.root, "test", (sequence,)), VIEW)]
+    predict = partial(predict_video, Brightness(), TASKS["masks"], Runtime(torch.device("cpu")), 0.5)
     groups, _ = score_set(predict, videos, {}, lines)
     found, (shooting, by_components, by_centroids) = groups["all"], lines
     assert found.figures(shooting)["targets"] == 6
@@ -152,7 +154,10 @@ def test_a_rule_whose_truth_is_missing_is_said(scene):
 
 
 def test_every_model_names_a_protocol_that_exists():
-    names = {MODELS.entry(name).facts["recipe"].get("scoring", "DeepPro") for name in MODELS.names()}
+    names = {
+        MODELS.entry(name).facts["recipe"].get("scoring", {}).get("paper", "DeepPro")
+        for name in MODELS.names()
+    }
     assert names <= set(PROTOCOLS)
     with pytest.raises(UserError, match="no protocol 'RPRNot'.*RPRNet"):
         protocol_lines(["published"], "RPRNot", 0.5, 1, 4)
@@ -184,7 +189,7 @@ def test_rprnet_from_files_to_both_protocols_side_by_side(tiny_data, tmp_path, c
     assert "published protocol" in said
     (folder,) = (tmp_path / "Synthetic" / "RPRNet").iterdir()
     recipe = json.loads((folder / "recipe.json").read_text())["recipe"]
-    assert recipe["clip"]["letterbox"] == 32
+    assert recipe["view"]["letterbox"] == 32
     assert json.loads((folder / "train.jsonl").read_text())["learning_rate"] == 0  # published
 
     flags = ("--checkpoint", folder / "last.pth", "--protocol", "published", "clean", "--save_overlays")
@@ -223,5 +228,5 @@ def test_files_of_another_size_than_the_letterbox(tmp_path):
     path = tmp_path / "frame.png"
     Image.fromarray(np.zeros((33, 98), np.uint8)).save(path)
     sequence = Sequence("a", (path,))
-    video = TestVideo(sequence, SequenceSet("One", Path(tmp_path), "test", (sequence,)), SPEC)
+    video = TestVideo(sequence, SequenceSet("One", Path(tmp_path), "test", (sequence,)), VIEW)
     assert video.restore(np.zeros((SIDE, SIDE), np.float32)).shape == (33, 98)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from naive_rfr import NaiveResUNetRFR, dct_weight
 from parity import DATA, clip, published_weights
+from recipes import learning_rates
 from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import create_dataset
@@ -17,8 +18,10 @@ from loss import create_loss
 from model import create_model
 from utils.checkpoint import load_official, rename_key
 from utils.engine.predict import predict_video
+from utils.engine.runtime import Runtime
 from utils.errors import UserError
-from utils.recipe.schema import resolve_recipe
+from utils.recipe.resolve import resolve_recipe
+from utils.task import TASKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,7 +97,7 @@ def test_eval_gives_the_published_logits_and_maps(stored, model):
 
 
 def test_the_loss_of_the_paper(stored, model):
-    recipe = model.recipe
+    recipe = model.recipe["optimisation"]
     loss = create_loss(recipe["loss"], **recipe["loss_options"])
     batch, frames, _, height, width = stored["target"].shape
     shape = (batch, 1, frames, height, width)
@@ -117,7 +120,8 @@ def test_training_gives_the_published_losses_statistics_and_gradients(stored, mo
     np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-5, atol=1e-6)
 
     probe = random_clip(*stored["clip_shape"], seed=stored["probe_seed"])[:, 0]
-    published = create_loss(model.recipe["loss"], **model.recipe["loss_options"])
+    recipe = model.recipe["optimisation"]
+    published = create_loss(recipe["loss"], **recipe["loss_options"])
     losses = {
         "linear": (logits * probe).mean(),
         "softiou": published(raw, torch.from_numpy(stored["target"][:, :, 0]))["loss"],
@@ -227,9 +231,9 @@ def test_published_initialisation():
 
 def test_the_published_learning_rates(model):
     recipe = resolve_recipe(model.recipe, "IRSatVideo-LEO", {})
-    rates = [recipe.learning_rate_at(epoch) for epoch in (0, 4, 5, 10, 19)]
+    rates = learning_rates(recipe, (0, 4, 5, 10, 19))
     assert rates == pytest.approx([5e-4, 5e-4, 2.5e-4, 1.25e-4, 0.625e-4])
-    assert recipe.weight_decay == 0
+    assert recipe.optimisation.weight_decay == 0
 
 
 # ---------------------------------------------------------------- a video in windows
@@ -271,14 +275,14 @@ def test_windows_give_what_the_published_run_through_the_video_gives(model, naiv
 def test_a_test_gives_the_published_run_through_the_video(model, naive, tiny_data):
     """From files on: frames of 40x48 filled up with zeros to 64x64, two windows, maps of the first size."""
     data = create_dataset("Synthetic", tiny_data, "test")
-    video = TestVideo(data[0], data, resolve_recipe(model.recipe, "Synthetic", {}).clip)
-    assert [read.first for read in video.reads] == [0, 4]
+    video = TestVideo(data[0], data, resolve_recipe(model.recipe, "Synthetic", {}).view)
+    assert [clip.first for clip in video.clips] == [0, 4]
     frames = np.stack([video.normalisation(video.frames.image(i)) for i in range(24)])
     padded = torch.zeros(1, 1, 24, 64, 64)
     padded[0, 0, :, :40, :48] = torch.from_numpy(frames)
     with torch.no_grad():
         expected = torch.sigmoid(naive(padded))[0, :, :40, :48]
-    found = list(predict_video(model, torch.device("cpu"), 0.5, video))
+    found = list(predict_video(model, TASKS["masks"], Runtime(torch.device("cpu")), 0.5, video))
     assert [index for index, _ in found] == list(range(24))
     own = np.stack([prediction.map for _, prediction in found])
     np.testing.assert_allclose(own, expected, rtol=0, atol=1e-4)

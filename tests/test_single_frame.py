@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from naive_single_frame import DepthwiseBlock, NaiveACM, NaiveDNANet, NaiveMSHNet, NaiveRDIAN
 from parity import DATA, clip, published_weights
+from recipes import learning_rates
 from torch import nn
 
 from loss import create_loss
 from model import create_model
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
-from utils.recipe.schema import resolve_recipe
+from utils.recipe.resolve import resolve_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -305,12 +306,12 @@ def test_the_loss_of_the_recipe_trains_every_parameter(name):
     torch.manual_seed(0)
     model = create_model(name).train()
     recipe = resolve_recipe(model.recipe, "", {})
-    assert (recipe.clip.frames, recipe.clip.key, recipe.clip.channels) == (1, 0, 1)
-    rates = [recipe.learning_rate_at(epoch) for epoch in (0, 199, 200, 299, 300, 399)]
+    assert (recipe.view.frames, recipe.view.key, recipe.view.channels) == (1, 0, 1)
+    rates = learning_rates(recipe, (0, 199, 200, 299, 300, 399))
     assert rates == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5, 5e-6, 5e-6])
     target = torch.zeros(2, 1, 64, 64)
     target[:, :, 30:33, 40:42] = 1
-    loss = create_loss(recipe.loss, **recipe.loss_options)
+    loss = create_loss(recipe.optimisation.loss, **recipe.optimisation.loss_options)
     loss(model(random_clip(2, 1, 64, 64)), target)["loss"].backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key

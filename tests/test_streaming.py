@@ -28,12 +28,12 @@ def model(request):
 @pytest.fixture(scope="module")
 def video(model):
     """The first frames, [1, C, 12, 32, 64]."""
-    return torch.from_numpy(clip((1, model.recipe["clip"]["channels"], 12, 32, 64), seed=5)).double()
+    return torch.from_numpy(clip((1, model.recipe["view"]["channels"], 12, 32, 64), seed=5)).double()
 
 
 def places_of(model: nn.Module, key: int) -> list[int]:
     """The frames that end with the key frame; those before the video's first are the first."""
-    return [max(key - back, 0) for back in reversed(range(model.recipe["clip"]["frames"]))]
+    return [max(key - back, 0) for back in reversed(range(model.recipe["view"]["frames"]))]
 
 
 def outputs(raw: dict) -> list[torch.Tensor]:
@@ -73,7 +73,7 @@ def test_clips_with_gaps_and_repeats(model, video):
     """Places are what the caller says; which frames are neighbours changes from call to call."""
     rng, stream = np.random.default_rng(1), model.stream()
     for _ in range(6):
-        places = rng.integers(0, 4, model.recipe["clip"]["frames"]).tolist()
+        places = rng.integers(0, 4, model.recipe["view"]["frames"]).tolist()
         x = video[:, :, places]
         with torch.no_grad():
             assert_same(stream(x, places), model(x))

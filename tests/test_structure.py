@@ -59,5 +59,5 @@ def test_ruff_finds_nothing(check):
 @pytest.mark.parametrize("name", list_models())
 def test_each_model_registers_its_recipe_and_its_published_names(name):
     facts = MODELS.entry(name).facts
-    assert facts["recipe"]["clip"]["frames"] >= 1
+    assert facts["recipe"]["view"]["frames"] >= 1
     assert all(new is None or isinstance(new, str) for new in facts["rename"].values())

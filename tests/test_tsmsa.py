@@ -10,10 +10,12 @@ import torch
 from naive_tsmsa import NaiveTSMSA, SSTCell
 from parity import DATA, clip, fill, published_weights
 from PIL import Image
+from recipes import learning_rates
 from torch import nn
 
 from dataset.io import read_gray
 from dataset.normalisation import Normalisation
+from dataset.view import View
 from loss import create_loss
 from metrics import create_metric
 from metrics.protocols import PROTOCOLS
@@ -22,7 +24,7 @@ from model.layers.conv_lstm import ConvLSTM, CrossSliceLSTM, CrossSliceNode
 from model.tsmsa import MOTION_RENAME
 from utils.checkpoint import load_official, rename_key
 from utils.errors import UserError
-from utils.recipe.schema import resolve_recipe
+from utils.recipe.resolve import resolve_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -434,18 +436,18 @@ def test_published_learning_rates(dataset, epochs, drops):
     recipe = resolve_recipe(create_model("TSMSA").recipe, dataset, {})
     first, second = drops
     expected = {0: 5e-4, first - 1: 5e-4, first: 5e-5, second - 1: 5e-5, second: 5e-6, epochs - 1: 5e-6}
-    assert recipe.epochs == epochs
-    assert {e: recipe.learning_rate_at(e) for e in expected} == pytest.approx(expected)
+    assert recipe.optimisation.epochs == epochs
+    assert learning_rates(recipe, expected) == pytest.approx(list(expected.values()))
 
 
 def test_frames_are_resized_and_normalised_as_published(tmp_path):
     """To 512x512 whatever their size."""
     stored = np.load(DATA / "tsmsa_augment.npz")
-    spec = resolve_recipe(create_model("TSMSA").recipe, "NUDT-MIRSDT", {}).clip
+    spec = resolve_recipe(create_model("TSMSA").recipe, "NUDT-MIRSDT", {}).view
     for name in ("image", "mask"):
         Image.fromarray(stored[f"read/{name}"]).save(tmp_path / f"{name}.png")
-    image = read_gray(tmp_path / "image.png", spec.train_resize, spec.image_resize)
-    mask = read_gray(tmp_path / "mask.png", spec.test_resize, spec.mask_resize)
+    image = View.of(spec, "train").fit(read_gray(tmp_path / "image.png"), "images")
+    mask = View.of(spec, "test").fit(read_gray(tmp_path / "mask.png"), "masks")
     np.testing.assert_array_equal(image[::8, ::8], stored["read/resized_int_stride8"])
     np.testing.assert_array_equal(mask[::4, ::4] > 0, stored["read/mask_stride4"])
     normalised = Normalisation(spec.mean, spec.std, spec.gray_scale)(image)

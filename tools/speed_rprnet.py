@@ -18,15 +18,15 @@ from timing import loading_times, side_by_side
 from torch import Tensor, nn
 
 from dataset import Sequence, SequenceSet
-from dataset.clips import training_clips
+from dataset.clips import TrainingClips
 from loss import create_loss
 from metrics import create_metric
 from model import create_model
 from utils.checkpoint import load_official
-from utils.recipe.schema import ClipSpec
+from utils.recipe.resolve import resolve_recipe
+from utils.task import TASKS
 
 SIDE = 256
-SPEC = ClipSpec(frames=6, key=2, channels=3, letterbox=SIDE, gray_scale=255.0, mean=0.28, std=0.23)
 
 # ---------------------------------------------------------------- network
 
@@ -158,10 +158,11 @@ def load_as_published(folder: Path, key: int) -> tuple[np.ndarray, np.ndarray]:
 
 def loading(rounds: int, size: int) -> dict[str, list[float]]:
     """Mean seconds per clip over a shuffled epoch of 100 frames, see `loading_times`."""
+    recipe = resolve_recipe(create_model("RPRNet").recipe, "", {})
     with tempfile.TemporaryDirectory() as folder:
         data = write_sequence(Path(folder), frames=100, size=size)
         return loading_times(
-            lambda: training_clips(data, SPEC, sample_rate=1.0),
+            lambda: TrainingClips(data, recipe, TASKS["masks"]),
             lambda index: load_as_published(Path(folder), index + 1),
             # the copy to 3 channels is what a batch makes
             lambda item: (np.ascontiguousarray(item["clip"].numpy()), item["target"][0].numpy()),

@@ -15,11 +15,12 @@ from timing import loading_times
 from torch import Tensor, nn
 
 from dataset import Sequence, SequenceSet
-from dataset.clips import training_clips
+from dataset.clips import TrainingClips
 from loss import create_loss
 from model import create_model
 from utils.checkpoint import load_official
-from utils.recipe.schema import resolve_recipe
+from utils.recipe.resolve import resolve_recipe
+from utils.task import TASKS
 
 SIDE, FRAMES = 512, 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -124,11 +125,11 @@ def load_as_published(folder: Path, key: int) -> np.ndarray:
 
 def loading(rounds: int) -> dict[str, list[float]]:
     """Mean seconds per clip of 256x256 frames over a shuffled epoch of 100, see `loading_times`."""
-    spec = resolve_recipe(create_model("STMENet").recipe, "", {}).clip
+    recipe = resolve_recipe(create_model("STMENet").recipe, "", {"sample_rate": 1.0})
     with tempfile.TemporaryDirectory() as folder:
         data = write_sequence(Path(folder), frames=100, size=256)
         return loading_times(
-            lambda: training_clips(data, spec, sample_rate=1.0),
+            lambda: TrainingClips(data, recipe, TASKS["boxes"]),
             lambda index: (load_as_published(Path(folder), index),),
             lambda item: (item["clip"].numpy(),),
             rounds,

@@ -1,45 +1,47 @@
-"""The flags that the commands share, and the spellings of the published READMEs."""
+"""The flags that the commands share. Those of the recipe come from its settings: see utils.recipe.schema."""
 
 import argparse
+import textwrap
+import typing
 from pathlib import Path
 from typing import Any
 
-from utils.recipe.schema import parse_setting
+from utils.recipe.fields import Setting
+from utils.recipe.resolve import SETTINGS, parse_setting
+from utils.registry import OPTIMIZERS, SCHEDULES
 
-# flag: (recipe key, type, help, spellings that published repositories use)
-RECIPE_FLAGS = {
-    "epochs": ("epochs", int, "training epochs", ("--epoch",)),
-    "batch_size": ("batch_size", int, "clips per batch", ("--batchSize",)),
-    "learning_rate": ("learning_rate", float, "initial learning rate", ("--lr",)),
-    "seq_len": ("clip.frames", int, "frames per clip", ("--seqlen",)),
-    "patch_size": ("clip.patch", int, "side of the square that is trained on", ("--patchSize",)),
-    "sample_rate": ("sample_rate", float, "training clips per epoch as a share of all windows", ()),
-    "optimizer": ("optimizer", str, "adam or sgd", ()),
-    "loss": ("loss", str, "a name of list_losses()", ()),
-    "threshold": (
-        "threshold",
-        float,
-        "probability at which IoU, Pd and Fa are quoted",
-        ("--threshold_eval",),
-    ),
-    "protocol": ("protocol", str, "published (by the model's paper) or clean (the same for all)", ()),
-    "seed": ("seed", int, "seed of everything random", ()),
-}
+RECIPE_FLAGS: dict[str, Setting] = {s.facts.flag: s for s in SETTINGS.values() if s.facts.flag}
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind each flag; description and epilogue as they are written."""
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the flags of every command."""
     parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=description, epilog=recipe_help(), allow_abbrev=False, formatter_class=HelpFormatter
     )
     add = parser.add_argument
     add("--model_names", "--model", nargs="+", metavar="NAME", help="models, by name")
     add("--log_dir", "--logpath", "--savepath", type=Path, default=Path("log"), help="where runs are written")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    add_switch(parser, "--tf32", "faster, coarser sums on a GPU")
-    add_switch(parser, "--deterministic", "the same bits in every run, on a GPU too; slower there")
-    add_settings(parser, "--set", "settings", "any other key of the recipe, such as clip.padding=repeat")
+    add_recipe_flags(parser, "device", "tf32", "deterministic")
+    add_settings(parser, "--set", "settings", "any key of the recipe, see below, such as padding=repeat")
     return parser
+
+
+def recipe_help() -> str:
+    """Every key of the recipe with what it takes, its default and its meaning."""
+    lines = ["keys of the recipe, for --set KEY=VALUE; the part in front of the dot may be left out:"]
+    for key, setting in SETTINGS.items():
+        text = f"{setting.facts.text} ({setting.takes}; default {setting.default!r})"
+        lines += textwrap.wrap(f"{key}: {text}", 110, initial_indent="  ", subsequent_indent="      ")
+    lines.append("and model.KEY and loss_options.KEY, which the model and the loss know")
+    for registry, group in ((OPTIMIZERS, "optimizer_options"), (SCHEDULES, "schedule_options")):
+        options = {name: registry.entry(name).options for name in registry.names()}
+        text = ", ".join(f"{name} ({', '.join(keys) or 'none'})" for name, keys in options.items())
+        lines += textwrap.wrap(f"{group}.KEY, by {registry.kind}: {text}", 110, subsequent_indent="      ")
+    return "\n".join(lines)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +57,9 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, "--dataset_option", "dataset_options", text)
 
 
-def add_switch(parser: argparse.ArgumentParser, flag: str, text: str) -> None:
+def add_switch(parser: argparse.ArgumentParser, flag: str, text: str, default: Any = False) -> None:
     """Add --flag and --no-flag, off by default."""
-    parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=False, help=text)
+    parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
 
 
 def add_settings(parser: argparse.ArgumentParser, flag: str, name: str, text: str) -> None:
@@ -67,26 +69,22 @@ def add_settings(parser: argparse.ArgumentParser, flag: str, name: str, text: st
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add flags that override the recipe; not typed means not overridden."""
-    for name in names:
-        key, kind, text, spellings = RECIPE_FLAGS[name]
-        parser.add_argument(
-            f"--{name}",
-            *spellings,
-            dest=name,
-            type=kind,
-            default=argparse.SUPPRESS,
-            help=f"{text} (recipe: {key})",
-        )
+    """Add flags of recipe settings; not typed means not overridden. Without names those not yet added."""
+    known = {action.dest for action in parser._actions}
+    for name in names or [n for n in RECIPE_FLAGS if n not in known]:
+        setting = RECIPE_FLAGS[name]
+        text = f"{setting.facts.text} (recipe: {setting.key})"
+        kinds = typing.get_args(setting.kind) or (setting.kind,)
+        if bool in kinds:
+            add_switch(parser, f"--{name}", text, argparse.SUPPRESS)
+        else:
+            flags = (f"--{name}", *setting.facts.spellings)
+            parser.add_argument(*flags, dest=name, type=kinds[0], default=argparse.SUPPRESS, help=text)
 
 
 def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the user typed of the recipe, by recipe key."""
-    typed = {
-        key: getattr(args, name)
-        for name, (key, *_) in RECIPE_FLAGS.items()
-        if getattr(args, name, None) is not None
-    }
+    typed = {s.key: getattr(args, name) for name, s in RECIPE_FLAGS.items() if hasattr(args, name)}
     typed.update(parse_setting(text) for text in args.settings)
     return typed
 

@@ -1,4 +1,4 @@
-"""One Registry class; models, data sets, losses and metrics are its four instances."""
+"""One Registry class, and its instances: all that is built by name."""
 
 import inspect
 import re
@@ -51,6 +51,10 @@ class Registry:
 
         return decorate
 
+    def __contains__(self, name: str) -> bool:
+        """Whether `entry` would find the name."""
+        return fold(name) in self._folded
+
     def names(self) -> list[str]:
         return sorted(self._entries)
 
@@ -78,8 +82,14 @@ MODELS = Registry("model")
 DATASETS = Registry("data set")
 LOSSES = Registry("loss")
 METRICS = Registry("metric")
+OPTIMIZERS = Registry("optimizer")
+SCHEDULES = Registry("schedule")
+AUGMENTATIONS = Registry("augmentation")
 
 register_model = MODELS.register
 register_dataset = DATASETS.register
 register_loss = LOSSES.register
 register_metric = METRICS.register
+register_optimizer = OPTIMIZERS.register
+register_schedule = SCHEDULES.register
+register_augmentation = AUGMENTATIONS.register

@@ -51,27 +51,25 @@ FCN_HEAD_RENAME = {  # published names -> ours
 }
 
 BASIC_IRSTD_RECIPE = {
-    "loss": "SoftIoU",
-    "loss_options": {"smooth": 1.0, "over": "batch"},
-    "epochs": 400,
-    "batch_size": 16,
-    "sample_rate": 0.1,  # an epoch of a video set then has about as many frames as one of an image set
-    "optimizer": "adam",
-    "learning_rate": 5e-4,
-    "weight_decay": 0.0,
-    "schedule": "milestones",
-    "milestones": (200, 300),
-    "lr_decay": 0.1,
-    "seed": 42,
-    "scoring": "TSMSA",
-    "clip": {
-        "frames": 1,
-        "key": 0,
-        "channels": 1,
+    "view": {"frames": 1, "key": 0, "channels": 1, "multiple": 32},
+    "sampling": {
+        "batch_size": 16,
+        "sample_rate": 0.1,  # an epoch of a video set then has about as many frames as one of an image set
         "patch": 256,
         "target_crops": 0.5,
         "include_last": True,
         "augment": ("flip_rows", "flip_columns", "transpose"),
-        "multiple": 32,
     },
+    "optimisation": {
+        "loss": "SoftIoU",
+        "loss_options": {"smooth": 1.0, "over": "batch"},
+        "epochs": 400,
+        "optimizer": "Adam",
+        "learning_rate": 5e-4,
+        "weight_decay": 0.0,
+        "schedule": "milestones",
+        "schedule_options": {"milestones": (200, 300), "lr_decay": 0.1},
+    },
+    "scoring": {"paper": "TSMSA"},
+    "runtime": {"seed": 42},
 }

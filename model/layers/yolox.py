@@ -222,24 +222,7 @@ def published_init(model: nn.Module) -> None:
 
 
 UESTC_RECIPE = {  # of STMENet, SMFNet and SSTNet, from their training scripts
-    "loss": "YOLOX",
-    "epochs": 100,
-    "batch_size": 4,
-    "sample_rate": 0.2,
-    "optimizer": "sgd",
-    "learning_rate": 6.25e-4,
-    "momentum": 0.937,
-    "nesterov": True,
-    "weight_decay": 5e-4,
-    "parameter_groups": "published",
-    "schedule": "warmup-cosine-yolox",
-    "warmup_epochs": 3,
-    "min_learning_rate": 6.25e-6,
-    "ema": 0.9999,
-    "best": "ap50",
-    "seed": 2023,
-    "scoring": "STMENet",
-    "clip": {
+    "view": {
         "frames": 5,
         "key": 4,
         "neighbours": "position",
@@ -248,6 +231,20 @@ UESTC_RECIPE = {  # of STMENet, SMFNet and SSTNet, from their training scripts
         "gray_scale": 255.0,
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
-        "target": "boxes",
     },
+    "sampling": {"batch_size": 4, "sample_rate": 0.2},
+    "optimisation": {
+        "loss": "YOLOX",
+        "epochs": 100,
+        "optimizer": "SGD",
+        "optimizer_options": {"momentum": 0.937, "nesterov": True},
+        "learning_rate": 6.25e-4,
+        "weight_decay": 5e-4,
+        "parameter_groups": "published",
+        "schedule": "warmup-cosine-yolox",
+        "schedule_options": {"warmup_epochs": 3, "min_learning_rate": 6.25e-6},
+        "ema": 0.9999,
+    },
+    "scoring": {"paper": "STMENet"},
+    "runtime": {"seed": 2023},
 }

@@ -1,4 +1,4 @@
-"""The training loop and the evaluation loop. Neither knows a model, data set, loss or metric by name."""
+"""The training loop. It knows no model, data set, loss or metric by name."""
 
 import math
 import signal
@@ -7,23 +7,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.engine.optim import freeze, set_learning_rate
+from utils.engine.runtime import Runtime
+from utils.engine.state import TrainState
 from utils.errors import UserError
-from utils.recipe.schema import Recipe
-
-
-@dataclass
-class Progress:
-    """How far a training run has come. Plain numbers, so that a checkpoint can hold them."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # finished batches of the epoch that runs
-    loss_sum: float = 0.0  # over those batches
-    steps: int = 0  # optimizer steps of the whole run
-    best: float | None = None  # the best validation score so far
+from utils.recipe.schema import OptimisationSettings
+from utils.registry import SCHEDULES
 
 
 class Stopped(Exception):
@@ -50,25 +42,73 @@ class StopRequest:
         print("stopping at the next save; press Ctrl-C again to end at once", file=sys.stderr)
 
 
-def train_step(model, loss, optimizer, batch: dict[str, Any], device: torch.device) -> float:
-    """One optimizer step. A loss or gradient that is not finite raises UserError, the weights unchanged."""
-    clip, target = (to_device(batch[k], device) for k in ("clip", "target"))
-    value = loss(model(clip), target)["loss"]
-    number = value.item()
-    check_finite("loss", number, batch)
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    check_finite("gradient", nn.utils.get_total_norm(gradients).item(), batch)
-    optimizer.step()
-    return number
+@dataclass(frozen=True)
+class Hooks:
+    """What a run does around the steps.
+
+    after_batch: called with the terms of each batch's loss; may raise Stopped
+    after_epoch: called with the means of the epoch's terms and its learning rate; may raise Stopped
+    """
+
+    after_batch: Callable[[dict[str, float]], None]
+    after_epoch: Callable[[dict[str, float], float], None]
 
 
-def to_device(value: torch.Tensor | list[torch.Tensor], device: torch.device) -> Any:
-    """A tensor, or a list of them, on the device."""
-    if isinstance(value, list):
-        return [to_device(v, device) for v in value]
-    return value.to(device, non_blocking=True)
+def fit(
+    state: TrainState,
+    loss: Callable[[dict, Any], dict[str, Tensor]],
+    loader: Iterable,
+    recipe: OptimisationSettings,
+    runtime: Runtime,
+    hooks: Hooks,
+) -> None:
+    """Train until recipe.epochs are done, continuing from `state.progress`.
+
+    loader: serves the batches of the epoch that its batch_sampler's `epoch` and `start` say
+    """
+    progress = state.progress
+    schedule = SCHEDULES.create(recipe.schedule, **recipe.schedule_options)
+    for epoch in range(progress.epoch, recipe.epochs):
+        rate = schedule.rate(recipe.learning_rate, epoch, recipe.epochs)
+        set_learning_rate(state.optimizer, rate)
+        loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, progress.batch
+        state.model.train()
+        freeze(state.model, state.optimizer, recipe, epoch)
+        title = f"epoch {epoch + 1}/{recipe.epochs}"
+        with tqdm(loader, title, unit="batch", initial=progress.batch, leave=False, disable=None) as bar:
+            bar.total = progress.batch + len(loader)
+            for batch in bar:
+                terms = train_step(state, loss, batch, runtime, recipe.clip_gradients)
+                progress.add_batch(terms)
+                state.after_step()
+                bar.set_postfix({k: f"{v:.4f}" for k, v in terms.items()}, refresh=False)
+                hooks.after_batch(terms)
+        hooks.after_epoch(progress.end_epoch(), rate)
+
+
+def train_step(
+    state: TrainState,
+    loss: Callable[[dict, Any], dict[str, Tensor]],
+    batch: dict[str, Any],
+    runtime: Runtime,
+    clip_gradients: float | None = None,
+) -> dict[str, float]:
+    """One optimizer step; returns the terms of the loss.
+
+    A loss or gradient that is not finite raises UserError, the weights unchanged.
+    """
+    terms = loss(state.model(runtime.place(batch["clip"])), runtime.place(batch["target"]))
+    values = {name: value.item() for name, value in terms.items()}
+    check_finite("loss", values["loss"], batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    terms["loss"].backward()
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    check_finite("gradient", norm.item(), batch)
+    if clip_gradients:
+        nn.utils.clip_grads_with_norm_(state.model.parameters(), clip_gradients, norm)
+    state.optimizer.step()
+    return values
 
 
 def check_finite(what: str, number: float, batch: dict[str, Any]) -> None:
@@ -77,43 +117,3 @@ def check_finite(what: str, number: float, batch: dict[str, Any]) -> None:
             f"the {what} is {number} on the batch {', '.join(batch['name'])}; look at these frames or start "
             "a new run with a lower --learning_rate"
         )
-
-
-def fit(
-    model: nn.Module,
-    loss: Callable,
-    optimizer: torch.optim.Optimizer,
-    loader: Iterable,
-    recipe: Recipe,
-    progress: Progress,
-    device: torch.device,
-    before_epoch: Callable[[int], None],
-    after_batch: Callable[[float], None],
-    after_epoch: Callable[[float, float], None],
-) -> None:
-    """Train until recipe.epochs are done, continuing from `progress`.
-
-    loader:       serves the batches of the epoch that its batch_sampler's `epoch` and `start` say
-    before_epoch: called with the number of the epoch, from 0, that begins or goes on
-    after_batch:  called with the loss of each batch; may raise Stopped
-    after_epoch:  called with the epoch's mean loss and learning rate
-    """
-    for epoch in range(progress.epoch, recipe.epochs):
-        rate = recipe.learning_rate_at(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, progress.batch
-        model.train()
-        before_epoch(epoch)
-        title = f"epoch {epoch + 1}/{recipe.epochs}"
-        with tqdm(loader, title, unit="batch", initial=progress.batch, leave=False, disable=None) as bar:
-            bar.total = progress.batch + len(loader)
-            for batch in bar:
-                value = train_step(model, loss, optimizer, batch, device)
-                progress.batch, progress.steps = progress.batch + 1, progress.steps + 1
-                progress.loss_sum += value
-                bar.set_postfix(loss=f"{value:.4f}", refresh=False)
-                after_batch(value)
-        mean_loss = progress.loss_sum / max(progress.batch, 1)
-        progress.epoch, progress.batch, progress.loss_sum = epoch + 1, 0, 0.0
-        after_epoch(mean_loss, rate)

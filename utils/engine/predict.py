@@ -1,12 +1,23 @@
 """Predictions of a model, frame by frame of a video."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from utils.boxes import BoxPrediction, MapPrediction, Prediction
+from utils.boxes import Prediction
+from utils.engine.runtime import Runtime
+from utils.task import Geometry, Task
+
+
+class Video(Geometry, Protocol):
+    """A sequence at test time, as dataset.video.TestVideo."""
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        """(frames, clip [1, C, T, H, W]) per clip: `frames.count` frames from `frames.first` on are predicted
+        from it, and `frames.places` are the frames that it is made of."""
 
 
 class WindowFusion:
@@ -19,8 +30,8 @@ class WindowFusion:
         self._first = 0  # number of the first frame held
         self._held: list[np.ndarray] = []
 
-    def add(self, start: int, predictions: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Take the window's predictions [n, ...] and yield (frame, prediction) of those that are final.
+    def add(self, start: int, predictions: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+        """Take the predictions of a window's frames and yield (frame, prediction) of those that are final.
 
         Windows come in order of their start; all frames before `start` are final.
         """
@@ -45,24 +56,20 @@ class WindowFusion:
 
 @torch.inference_mode()
 def predict_video(
-    model: nn.Module, device: torch.device, threshold: float, video
+    model: nn.Module, task: Task, runtime: Runtime, threshold: float, video: Video
 ) -> Iterator[tuple[int, Prediction]]:
     """(frame, prediction at the frame's original size) of every frame of a video, in order.
 
     threshold: above which a pixel of a probability map belongs to a target
-    video:     as dataset.video.TestVideo. Overlapping windows are joined by their maximum. A model with
-               `stream()` computes what neighbouring clips share once, or carries a state through the video.
+    Overlapping windows are joined by their maximum. A model with `stream()` computes what neighbouring clips
+    have in common once, or carries a state through the video.
     """
     model.eval()
     step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)
     fusion = WindowFusion()
-    for read, clip in video:
-        decoded = model.decode(step(clip.to(device, non_blocking=True), read.places))
-        if isinstance(decoded, list):
-            yield read.first, BoxPrediction(video.restore_boxes(decoded[0].cpu().numpy()), video.size)
-            continue
-        probabilities = decoded[0, : read.count].float().cpu().numpy()
-        for index, probability in fusion.add(read.first, probabilities):
-            yield index, MapPrediction(video.restore(probability), threshold)
-    for index, probability in fusion.finish():
-        yield index, MapPrediction(video.restore(probability), threshold)
+    for frames, clip in video:
+        decoded = model.decode(step(runtime.place(clip), frames.places))
+        for index, output in fusion.add(frames.first, task.outputs(decoded, frames.count)):
+            yield index, task.prediction(output, video, threshold)
+    for index, output in fusion.finish():
+        yield index, task.prediction(output, video, threshold)

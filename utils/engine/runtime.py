@@ -1,14 +1,58 @@
-"""The device of a run, and what makes a CPU fast."""
+"""Where a run is computed: the device, and what makes a CPU fast. Nothing else knows of devices."""
 
 import ctypes
 import os
 import platform
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from utils.errors import UserError
+from utils.recipe.schema import RuntimeSettings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device and the precision of a run.
+
+    A later form counts processes and compiles as well: what asks for `is_main`, `prepare` and `place` stays.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def of(cls, settings: RuntimeSettings) -> "Runtime":
+        """Raises UserError for a device that is not there."""
+        return cls(pick_device(settings.device, settings.tf32, settings.deterministic))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run's files."""
+        return True
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether loaded batches should lie where the device can fetch them."""
+        return self.device.type == "cuda"
+
+    @property
+    def name(self) -> str:
+        """The device as people call it."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+
+    def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model on the device."""
+        return model.to(self.device)
+
+    def place(self, value: Any) -> Any:
+        """A tensor, or a list of them, on the device."""
+        if isinstance(value, list):
+            return [self.place(v) for v in value]
+        return value.to(self.device, non_blocking=True)
 
 
 def pick_device(name: str = "auto", tf32: bool = False, deterministic: bool = False) -> torch.device:

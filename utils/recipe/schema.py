@@ -1,91 +1,284 @@
-"""A recipe: every number that decides a training or test run, resolved once, saved beside the run.
+"""The recipe: every number that decides a training or test run, in parts, each number with its limits.
 
-Precedence: the defaults below < the model's RECIPE < its entry for the data set < a flag that was typed.
+A recipe is resolved once (see resolve.py), saved beside the run and inside its checkpoints.
 """
 
-import ast
 import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.errors import UserError, near_matches
-from utils.registry import fold
+from utils.errors import UserError
+from utils.recipe.fields import setting
+
+VERSION = 2  # of the saved form; recipes of version 1 were flat, see resolve.py
 
 
 @dataclass(frozen=True)
-class ClipSpec:
-    """How sequences become model inputs."""
+class ViewSettings:
+    """How frames become the network's input, and predictions come back: see dataset.view."""
 
-    frames: int = 40  # frames per clip
-    key: int | str = "all"  # place of the one frame that the model predicts, from 0, or "all" of a window
-    neighbours: str = "number"  # frames around a key frame: see dataset.sampling.key_frame_clip
-    channels: int = 1  # equal copies of the gray channel
-    letterbox: int | None = None  # side of the square that whole frames are fitted into, on gray 128
-    patch: int | None = None  # side of the square training crop; None: whole frames
-    target_crops: float = 0.75  # chance that a crop is placed around a target
-    crop: int | None = None  # side of the square that training cuts out of the letterbox, with its boxes
-    flips: bool = False  # training mirrors frames and boxes, each axis with chance 1/2
-    drift: int = 0  # training moves the crop evenly by up to so many pixels per frame, as a camera would
-    gain: float = 0.0  # training multiplies the gray values of a clip by 1 - gain .. 1 + gain; at most 255
-    train_resize: tuple[int, int] | None = None  # (height, width) of training frames and masks
-    test_resize: tuple[int, int] | None = None  # the same at test; predictions return to the original size
-    image_resize: str = "bicubic"  # how images are resized: "bicubic" or "bilinear"
-    mask_resize: str = "bicubic"  # how masks are resized: "bicubic" (published: masks grow) or "nearest"
-    canvas: int | None = None  # side of the square that normalised frames fill up with zeros, right and below
-    multiple: int = 1  # test frames are filled up so to a multiple of it
-    augment: tuple[str, ...] = ()  # what training does to clips, in this order: names of dataset.augment
-    padding: str = "zeros"  # frames that fill a short clip: "zeros" (the mean gray value) or "repeat"
-    include_last: bool = False  # also draw each sequence's last frame, which the published sampler never does
-    gray_scale: float | None = None  # gray values 0..255 are divided by it first, as published by RPRNet
-    mean: float | tuple[float, float, float] | None = None  # of what is normalised, also one per channel;
-    std: float | tuple[float, float, float] | None = None  # None: the data set's own gray value statistics
-    target: str = "masks"  # what the loss takes: "masks" or "boxes"
-    labels: str = "float"  # boxes in the letterbox: "float", or "published": truncated to whole pixels
-    box_restore: str = "exact"  # boxes back from the letterbox: "exact", or "published": see Letterbox
-    column_quirk: bool = False  # RPRNet's defect: target pixels in columns 0..3 of a mask get other values
+    frames: int = setting(
+        40, "frames per clip", at_least=1, at_most=10_000, flag="seq_len", spellings=("--seqlen",)
+    )
+    key: int | str = setting("all", "place of the predicted key frame in the clip, from 0, or all")
+    neighbours: str = setting(
+        "number",
+        "frames around a key frame: by the numbers of their names, or by position",
+        choices=("number", "position"),
+        acts=(lambda recipe: recipe.view.key != "all", "view.key names a key frame"),
+    )
+    channels: int = setting(1, "equal copies of the gray channel", at_least=1, at_most=64)
+    letterbox: int | None = setting(
+        None, "side of the square that whole frames are fitted into, on gray 128", at_least=1
+    )
+    train_resize: tuple[int, int] | None = setting(
+        None, "(height, width) of training frames and masks", at_least=1
+    )
+    test_resize: tuple[int, int] | None = setting(
+        None, "the same at test; predictions return to the frames' own size", at_least=1
+    )
+    image_resize: str = setting(
+        "bicubic",
+        "how images are resized",
+        choices=("bicubic", "bilinear"),
+        acts=(lambda recipe: recipe.view.resizes, "frames are resized or letterboxed"),
+    )
+    mask_resize: str = setting(
+        "bicubic",
+        "how masks are resized; bicubic, as published, makes targets larger",
+        choices=("bicubic", "nearest"),
+        acts=(lambda recipe: recipe.view.resizes, "frames are resized or letterboxed"),
+    )
+    canvas: int | None = setting(
+        None,
+        "side of the square that normalised frames are padded to with zeros, right and below",
+        at_least=1,
+    )
+    multiple: int = setting(
+        1,
+        "test frames are padded so to a multiple of it",
+        at_least=1,
+        acts=(lambda recipe: not recipe.view.canvas, "view.canvas is None"),
+    )
+    padding: str = setting(
+        "zeros",
+        "frames that fill a short window: zeros (the mean gray value) or the border frame repeated",
+        choices=("zeros", "repeat"),
+        acts=(lambda recipe: recipe.view.key == "all", "view.key is all"),
+    )
+    gray_scale: float | None = setting(
+        None, "gray values 0..255 are divided by it before view.mean and view.std", above=0
+    )
+    mean: float | tuple[float, float, float] | None = setting(
+        None, "subtracted from gray values, also one per channel; None: the data set's own statistics"
+    )
+    std: float | tuple[float, float, float] | None = setting(None, "they are divided by it", above=0)
+    box_restore: str = setting(
+        "exact",
+        "boxes back to the frame: exactly, or published (rounded sizes, as the box papers)",
+        choices=("exact", "published"),
+        task="boxes",
+        acts=(lambda recipe: recipe.view.letterbox, "view.letterbox is set"),
+    )
+
+    @property
+    def resizes(self) -> bool:
+        """Whether frames change their size on the way in."""
+        return bool(self.letterbox or self.train_resize or self.test_resize)
 
     def __post_init__(self):
         if self.key != "all" and not (type(self.key) is int and 0 <= self.key < self.frames):
             raise UserError(
-                "recipe key clip.key takes 'all' or a place in the clip of "
+                "recipe key view.key takes 'all' or a place in the clip of "
                 f"{self.frames} frames, counted from 0, not {self.key!r}"
             )
-        if self.letterbox and (self.patch or self.train_resize or self.test_resize):
+        if self.letterbox and (self.train_resize or self.test_resize):
             raise UserError(
-                "recipe key clip.letterbox fits whole frames: set clip.patch, clip.train_resize and "
-                "clip.test_resize to None beside it"
-            )
-        if self.target == "boxes" and (self.key == "all" or not self.letterbox):
-            raise UserError(
-                "recipe key clip.target=boxes goes with one key frame and whole frames: set clip.key to its "
-                "place in the clip and clip.letterbox to a multiple of 32"
-            )
-        if self.augment and self.target == "boxes":
-            raise UserError(
-                "recipe key clip.augment is of mask models; use clip.crop and clip.flips for boxes"
+                "recipe key view.letterbox fits whole frames: set view.train_resize and view.test_resize to "
+                "None beside it"
             )
         if self.canvas and self.letterbox:
-            raise UserError("recipe keys clip.canvas and clip.letterbox exclude each other; set one to None")
-        if (self.crop or self.flips or self.gain) and self.target != "boxes":
+            raise UserError("recipe keys view.canvas and view.letterbox exclude each other; set one to None")
+        if (self.mean is None) != (self.std is None):
+            raise UserError("recipe keys view.mean and view.std go together; set both, or both to None")
+        if self.gray_scale is not None and self.mean is None:
             raise UserError(
-                "recipe keys clip.crop, clip.flips and clip.gain are of box models; use clip.patch for masks"
-            )
-        if self.drift and not self.crop:
-            raise UserError("recipe key clip.drift moves the crop of clip.crop; set both")
-        if self.crop and self.crop > self.letterbox:
-            raise UserError(
-                f"recipe key clip.crop is {self.crop}, larger than clip.letterbox, {self.letterbox}; lower it"
+                "recipe key view.gray_scale has no effect without view.mean and view.std; set them, or set "
+                "view.gray_scale to None"
             )
         if isinstance(self.mean, tuple) != isinstance(self.std, tuple):
-            raise UserError("recipe keys clip.mean and clip.std are one number each, or both one per channel")
+            raise UserError("recipe keys view.mean and view.std are one number each, or both one per channel")
         if isinstance(self.mean, tuple) and self.channels != len(self.mean):
             raise UserError(
-                f"recipe keys clip.mean and clip.std have {len(self.mean)} channels, clip.channels is "
+                f"recipe keys view.mean and view.std have {len(self.mean)} channels, view.channels is "
                 f"{self.channels}; make them agree"
             )
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Which clips are trained on, what is cut out of them and done to them."""
+
+    sample_rate: float = setting(
+        0.1, "training clips per epoch, as a fraction of all windows or frames", above=0, flag="sample_rate"
+    )
+    batch_size: int = setting(4, "clips per batch", at_least=1, flag="batch_size", spellings=("--batchSize",))
+    patch: int | None = setting(
+        None,
+        "side of the square that is trained on; the letterbox of models that have one",
+        at_least=1,
+        flag="patch_size",
+        spellings=("--patchSize",),
+    )
+    target_crops: float = setting(
+        0.75,
+        "chance that a patch is placed around a target",
+        at_least=0,
+        at_most=1,
+        acts=(lambda recipe: recipe.sampling.patch, "sampling.patch is set"),
+    )
+    include_last: bool = setting(
+        False,
+        "also draw a sequence's last frame, and patches at the last row and column, as DeepPro never does",
+        acts=(
+            lambda recipe: recipe.view.key == "all" or recipe.sampling.patch,
+            "view.key is all or sampling.patch is set",
+        ),
+    )
+    augment: tuple[str, ...] = setting((), "augmentations in order, such as ('flip_rows', 'gain(limit=0.4)')")
+    labels: str = setting(
+        "float",
+        "training boxes in the letterbox: as they are, or published (truncated to whole pixels)",
+        choices=("float", "published"),
+        task="boxes",
+        acts=(lambda recipe: recipe.view.letterbox, "view.letterbox is set"),
+    )
+    column_quirk: bool = setting(
+        False,
+        "RPRNet's defect: training target pixels in columns 0..3 get other values",
+        task="masks",
+        acts=(lambda recipe: recipe.view.key != "all", "view.key names a key frame"),
+    )
+    validation: str = setting(
+        "test", "what chooses best.pth: the test split, as published, or holdout", choices=("test", "holdout")
+    )
+    holdout: int = setting(
+        8,
+        "every so many training sequences one validates instead of training",
+        at_least=2,
+        acts=(lambda recipe: recipe.sampling.validation == "holdout", "sampling.validation is holdout"),
+    )
+
+
+@dataclass(frozen=True)
+class OptimisationSettings:
+    """What is minimised, and how."""
+
+    loss: str = setting("SoftIoU", "a name of list_losses()", flag="loss")
+    loss_options: dict[str, Any] = setting({}, "options of the loss")
+    epochs: int = setting(
+        32, "training epochs", at_least=0, flag="epochs", spellings=("--epoch",), can_change=True
+    )
+    optimizer: str = setting("Adam", "Adam, AdamW or SGD", flag="optimizer")
+    optimizer_options: dict[str, Any] = setting({}, "options of the optimizer")
+    learning_rate: float = setting(
+        1e-3, "initial learning rate", above=0, at_most=1e3, flag="learning_rate", spellings=("--lr",)
+    )
+    weight_decay: float = setting(
+        1e-4,
+        "of the parameters that decay",
+        at_least=0,
+        at_most=1e3,
+        acts=(
+            lambda recipe: (
+                recipe.optimisation.parameter_groups != "all"
+                or recipe.optimisation.optimizer.casefold() != "sgd"
+            ),
+            "parameter_groups is not all, or the optimizer is not SGD",
+        ),
+    )
+    parameter_groups: str = setting(
+        "all",
+        "which parameters are trained and which of them decay: see utils.engine.optim",
+        choices=("all", "published", "no-norm-decay"),
+    )
+    clip_gradients: float | None = setting(
+        None, "largest norm of the gradient of a step; None: not clipped", above=0
+    )
+    schedule: str = setting("step", "how the learning rate changes: see utils.engine.schedules")
+    schedule_options: dict[str, Any] = setting({}, "options of the schedule")
+    ema: float | None = setting(
+        None, "decay of the averaged weights that are validated and kept; None: no average", above=0, below=1
+    )
+    freeze: str = setting("", "part of the network that is not trained in the first freeze_epochs epochs")
+    freeze_epochs: int = setting(
+        0,
+        "how many epochs that are",
+        at_least=0,
+        acts=(lambda recipe: recipe.optimisation.freeze, "optimisation.freeze names a part"),
+    )
+
+    def __post_init__(self):
+        if self.freeze and not self.freeze_epochs:
+            raise UserError(
+                "recipe key optimisation.freeze has no effect while optimisation.freeze_epochs is 0; set both"
+            )
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How predictions are scored, and which score chooses the best checkpoint."""
+
+    paper: str = setting("DeepPro", "whose rules the published protocol has, a name of metrics/protocols.py")
+    protocol: str = setting(
+        "published",
+        "of the validation: published (by the model's paper) or clean (the same for all)",
+        choices=("published", "clean"),
+        flag="protocol",
+    )
+    threshold: float = setting(
+        0.5,
+        "probability at which IoU, Pd and Fa are quoted",
+        at_least=0,
+        at_most=1,
+        flag="threshold",
+        spellings=("--threshold_eval",),
+    )
+    match: int = setting(1, "rows and columns within which ShootingRules find a target", at_least=0)
+    exclude: int = setting(4, "rows and columns around a target that hold no false alarm", at_least=0)
+    best: str | None = setting(
+        None, "the validation score that chooses best.pth; None: iou of masks, ap50 of boxes"
+    )
+    validate_every: int = setting(
+        1, "epochs from one validation to the next; the last always has one", at_least=1
+    )
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """Where and how a run is computed."""
+
+    device: str = setting("auto", "auto, cpu, cuda or cuda:i", flag="device", can_change=True)
+    tf32: bool = setting(False, "faster, coarser sums on a GPU", flag="tf32", can_change=True)
+    deterministic: bool = setting(
+        False, "the same bits in every run, on a GPU too; slower there", flag="deterministic", can_change=True
+    )
+    seed: int = setting(0, "seed of everything random", at_least=0, at_most=2**32 - 1, flag="seed")
+    num_workers: int | None = setting(
+        None,
+        "clip-loading processes; None: half the cores, up to 4",
+        at_least=0,
+        at_most=256,
+        flag="num_workers",
+        can_change=True,
+    )
+    save_every: int = setting(
+        200,
+        "batches between saves of last.pth within an epoch",
+        at_least=1,
+        flag="save_every",
+        can_change=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -93,238 +286,21 @@ class Recipe:
     """How a model is built, trained, validated and scored."""
 
     model: dict[str, Any] = field(default_factory=dict)  # options of create_model
-    clip: ClipSpec = ClipSpec()
-    loss: str = "SoftIoU"
-    loss_options: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 32
-    batch_size: int = 4
-    sample_rate: float = 0.1  # training clips per epoch, as a share of all windows
-    optimizer: str = "adam"  # "adam" or "sgd"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    beta2: float = 0.999  # of adam
-    momentum: float = 0.9  # of sgd
-    nesterov: bool = False  # of sgd
-    parameter_groups: str = "all"  # which parameters are trained and decay: see utils.optimizer
-    ema: float | None = None  # decay of the averaged weights that are tested and kept; None: no average
-    freeze: str = ""  # part of the network that is not trained in the first freeze_epochs epochs
-    freeze_epochs: int = 0
-    schedule: str = "step"  # see learning_rate_at
-    step_size: int = 10
-    milestones: tuple[int, ...] = ()
-    lr_decay: float = 0.7
-    warmup_epochs: int = 10
-    min_learning_rate: float = 1e-5
-    validation: str = "test"  # "test": the test split chooses best.pth, as published; "holdout": see holdout
-    holdout: int = 8  # every so many training sequences one validates instead of training
-    best: str = "iou"  # the validation score that chooses best.pth: "iou", "ap50" or "pd"
-    protocol: str = "published"  # how a test scores: "published" by the model's paper, or "clean"
-    scoring: str = "DeepPro"  # whose published protocol, a name of metrics/protocols.py
-    threshold: float = 0.5  # of IoU, and of the figures that tables quote
-    match: int = 1  # ShootingRules half sizes, see metrics/shooting_rules.py
-    exclude: int = 4
-    seed: int = 0
-
-    def learning_rate_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0.
-
-        constant:                learning_rate
-        step:                    times lr_decay every step_size epochs, not below min_learning_rate
-        milestones:              times lr_decay at each of the `milestones`, which count finished epochs
-        warmup-cosine:           linear from learning_rate / warmup_epochs up to learning_rate, then half a
-                                 cosine that reaches min_learning_rate after the last epoch
-        warmup-cosine-published: RPRNet's: the first epoch has rate 0, and one more epoch warms up
-        warmup-cosine-yolox:     STMENet's: a parabola from a tenth up to learning_rate, half a cosine, and
-                                 min_learning_rate in the last epochs
-        """
-        top, bottom, warmup = self.learning_rate, self.min_learning_rate, self.warmup_epochs
-        if self.schedule == "constant":
-            return top
-        if self.schedule == "step":
-            return max(top * self.lr_decay ** (epoch // self.step_size), bottom)
-        if self.schedule == "milestones":
-            return top * self.lr_decay ** sum(epoch >= milestone for milestone in self.milestones)
-        if self.schedule == "warmup-cosine-yolox":
-            return self._yolox_rate(epoch)
-        late = int(self.schedule == "warmup-cosine-published")
-        if epoch < warmup + late:
-            return top * (epoch + 1 - late) / warmup
-        share = (epoch - warmup - late) / max(self.epochs - warmup, 1)
-        return bottom + (top - bottom) * (1 + math.cos(math.pi * share)) / 2
-
-    def _yolox_rate(self, epoch: int) -> float:
-        top, bottom = self.learning_rate, self.min_learning_rate
-        share = max(0.05 * self.epochs, 1)
-        warmup, tail = min(share, self.warmup_epochs), min(share, 15)
-        if epoch <= warmup:
-            start = max(0.1 * top, 1e-6)
-            return (top - start) * (epoch / warmup) ** 2 + start
-        if epoch >= self.epochs - tail:
-            return bottom
-        phase = (epoch - warmup) / (self.epochs - warmup - tail)
-        return bottom + (top - bottom) * (1 + math.cos(math.pi * phase)) / 2
+    view: ViewSettings = ViewSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    optimisation: OptimisationSettings = OptimisationSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain values, with the version of this form, for JSON and checkpoints."""
+        return {"version": VERSION, **dataclasses.asdict(self)}
 
 
-CHOICES = {
-    "optimizer": ("adam", "sgd"),
-    "schedule": (
-        "step",
-        "milestones",
-        "constant",
-        "warmup-cosine",
-        "warmup-cosine-published",
-        "warmup-cosine-yolox",
-    ),
-    "parameter_groups": ("all", "published", "no-norm-decay"),
-    "best": ("iou", "ap50", "pd"),
-    "validation": ("test", "holdout"),
-    "protocol": ("published", "clean"),
-    "clip.image_resize": ("bicubic", "bilinear"),
-    "clip.mask_resize": ("bicubic", "nearest"),
-    "clip.padding": ("zeros", "repeat"),
-    "clip.neighbours": ("number", "position"),
-    "clip.target": ("masks", "boxes"),
-    "clip.labels": ("float", "published"),
-    "clip.box_restore": ("exact", "published"),
+PARTS: dict[str, type] = {
+    "view": ViewSettings,
+    "sampling": SamplingSettings,
+    "optimisation": OptimisationSettings,
+    "scoring": ScoringSettings,
+    "runtime": RuntimeSettings,
 }
-AT_LEAST_ONE = ("clip.frames", "clip.channels", "clip.patch", "clip.letterbox", "clip.crop", "batch_size")
-AT_LEAST_ONE += ("clip.canvas", "clip.multiple")
-AT_LEAST_ONE += ("step_size", "warmup_epochs")
-POSITIVE = ("sample_rate", "learning_rate", "clip.std", "clip.gray_scale")
-NOT_NEGATIVE = ("epochs", "match", "exclude", "seed", "weight_decay", "momentum", "min_learning_rate")
-NOT_NEGATIVE += ("freeze_epochs", "ema", "clip.gain", "clip.drift")
-
-
-def resolve_recipe(model_recipe: dict[str, Any], dataset: str, typed: dict[str, Any]) -> Recipe:
-    """The recipe of a run.
-
-    model_recipe: a model file's RECIPE, whose key "datasets" holds the differences per data set
-    typed:        what the user asked for, keys as in `--set`: "epochs", "clip.frames", "model.seq_len", ...
-    Raises UserError for an unknown key (near matches listed) or a value of the wrong type.
-    """
-    general = {k: v for k, v in model_recipe.items() if k != "datasets"}
-    per_dataset = {fold(k): v for k, v in model_recipe.get("datasets", {}).items()}.get(fold(dataset), {})
-    values: dict[str, Any] = {}
-    for layer in (flat(general), flat(per_dataset)):
-        values.update(layer)
-    typed = meant(typed, values.get("clip.letterbox"))
-    values.update(typed)
-    if "clip.frames" in typed and "seq_len" in general.get("model", {}):
-        values.setdefault("model.seq_len", typed["clip.frames"])
-        values["model.seq_len"] = typed.get("model.seq_len", typed["clip.frames"])
-    return from_flat(values)
-
-
-def meant(typed: dict[str, Any], letterbox: int | None) -> dict[str, Any]:
-    """What the user typed, where the patch size of a model that letterboxes whole frames is its letterbox."""
-    if letterbox and "clip.patch" in typed and "clip.letterbox" not in typed:
-        return {"clip.letterbox" if key == "clip.patch" else key: value for key, value in typed.items()}
-    return typed
-
-
-def recipe_from_dict(saved: dict[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_dict` gave, read back from JSON or a checkpoint."""
-    return from_flat(flat(saved))
-
-
-def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"clip": {"frames": 5}} -> {"clip.frames": 5}; only clip, model and loss_options are nested."""
-    out = {}
-    for key, value in nested.items():
-        if key in ("clip", "model", "loss_options") and isinstance(value, dict):
-            out.update(flat(value, f"{key}."))
-        else:
-            out[prefix + key] = value
-    return out
-
-
-def from_flat(values: dict[str, Any]) -> Recipe:
-    fields, clip, model, loss_options = {}, {}, {}, {}
-    for key, value in values.items():
-        group, _, name = key.rpartition(".")
-        if group in ("model", "loss_options"):
-            value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-            {"model": model, "loss_options": loss_options}[group][name] = value
-        elif key in FIELD_TYPES:
-            {"clip": clip, "": fields}[group][name] = checked(key, value)
-        else:
-            raise UserError(f"the recipe has no key {key!r}; {near_matches(key, FIELD_TYPES)}")
-    return Recipe(**fields, clip=ClipSpec(**clip), model=model, loss_options=loss_options)
-
-
-def checked(key: str, value: Any) -> Any:
-    """The value as the field's type, or a UserError that says what the key takes."""
-    wanted = FIELD_TYPES[key]
-    for kind in typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,):
-        fits, found = as_kind(kind, value)
-        if fits:
-            break
-    else:
-        raise UserError(f"recipe key {key} takes {describe(wanted)}, not {value!r}")
-    if key in CHOICES and found not in CHOICES[key]:
-        raise UserError(f"recipe key {key} takes {' or '.join(CHOICES[key])}, not {value!r}")
-    numbers = found if isinstance(found, tuple) else (found,)
-    if found is not None and (
-        (key in AT_LEAST_ONE and found < 1)
-        or (key in POSITIVE and min(numbers) <= 0)
-        or (key in NOT_NEGATIVE and found < 0)
-        or (key == "holdout" and found < 2)
-    ):
-        raise UserError(f"recipe key {key} cannot be {value!r}: it is too small")
-    return found
-
-
-def as_kind(kind: Any, value: Any) -> tuple[bool, Any]:
-    """(whether the value is one of this kind, the value as that kind)."""
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        if isinstance(value, tuple | list) and kinds[-1] is Ellipsis:
-            kinds = (kinds[0],) * len(value)
-        if not isinstance(value, tuple | list) or len(value) != len(kinds):
-            return False, value
-        parts = [as_kind(k, v) for k, v in zip(kinds, value, strict=True)]
-        whole = all(v > 0 for fits, v in parts if fits and type(v) is int)
-        return whole and all(fits for fits, _ in parts), tuple(v for _, v in parts)
-    if kind is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-        return fits, float(value) if fits else value
-    return type(value) is kind, value
-
-
-def describe(kind: Any) -> str:
-    if isinstance(kind, types.UnionType):
-        return " or ".join(describe(k) for k in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        if kinds[-1] is Ellipsis:
-            return "whole numbers like (50,75)" if kinds[0] is int else "words like ('targets',)"
-        whole = kinds[0] is int
-        return "two whole numbers like (256,256)" if whole else "three numbers, one per channel"
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "True or False",
-        str: "a word",
-        type(None): "None",
-    }
-    return names[kind]
-
-
-FIELD_TYPES: dict[str, Any] = {
-    **{k: t for k, t in typing.get_type_hints(Recipe).items() if k not in ("model", "clip", "loss_options")},
-    **{f"clip.{k}": t for k, t in typing.get_type_hints(ClipSpec).items()},
-}
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """'clip.frames=5' -> ("clip.frames", 5). Values are Python literals; anything else is a word."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set takes key=value, not {text!r}")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value

@@ -1,0 +1,39 @@
+"""What augmentations have in common."""
+
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from dataset.sample import Sample
+
+
+class Augmentation:
+    """What all augmentations have; each is a frozen dataclass of settings.
+
+    stage:       "pixels": before the patch and the normalisation; "clip": after them and the padding in time;
+                 "batch": on batches of clips and targets
+    needs_truth: whether it needs the truth of all frames of the clip, also of those that are not predicted
+    """
+
+    stage: ClassVar[str] = "clip"
+    needs_truth: ClassVar[bool] = False
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises UserError where frames of `size` (height, width) cannot be augmented."""
+
+    def __call__(self, sample: Sample, draw: np.random.Generator) -> Sample:
+        """The augmented sample; what is random in it comes from `draw`."""
+        raise NotImplementedError
+
+
+class BatchAugmentation(Augmentation):
+    """An augmentation of whole batches."""
+
+    stage = "batch"
+
+    def __call__(
+        self, clips: Tensor, targets: Tensor | list[Tensor], draw: np.random.Generator
+    ) -> tuple[Tensor, Tensor | list[Tensor]]:
+        """Clips [B, C, T, H, W] and targets, masks [B, T', H, W] or per clip rows [n, 5] of boxes."""
+        raise NotImplementedError

@@ -1,0 +1,85 @@
+"""All that a training run is at one moment, and that its checkpoints hold."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from utils.checkpoint import load_weights
+from utils.engine.optim import AveragedWeights, make_optimizer
+from utils.recipe.schema import OptimisationSettings
+from utils.seed import random_state, restore_random_state
+
+
+@dataclass
+class Progress:
+    """How far a training run has come. Plain numbers, so that a checkpoint can hold them."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the epoch that runs
+    steps: int = 0  # optimizer steps of the whole run
+    best: float | None = None  # the best validation score so far
+    sums: dict[str, float] = field(default_factory=dict)  # of each term of the loss, over those batches
+
+    def add_batch(self, terms: dict[str, float]) -> None:
+        """Count one step and its terms of the loss."""
+        self.batch, self.steps = self.batch + 1, self.steps + 1
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def end_epoch(self) -> dict[str, float]:
+        """Count the epoch; returns the mean of each term over its batches."""
+        means = {name: value / max(self.batch, 1) for name, value in self.sums.items()}
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        return means
+
+
+class TrainState:
+    """Model, averaged weights, optimizer, progress and random generators."""
+
+    def __init__(self, model: nn.Module, recipe: OptimisationSettings):
+        self.model = model
+        self.optimizer = make_optimizer(model, recipe)
+        self.average = AveragedWeights(model, recipe.ema) if recipe.ema else None
+        self.progress = Progress()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and kept as "weights": the average, where the recipe asks for one."""
+        return self.average.model if self.average else self.model
+
+    def to(self, device) -> None:
+        """Move the networks; the optimizer's parameters are the model's."""
+        self.model.to(device)
+        if self.average:
+            self.average.model.to(device)
+
+    def after_step(self) -> None:
+        """Take the step's weights into the average."""
+        if self.average:
+            self.average.update(self.model, self.progress.steps)
+
+    def content(self) -> dict[str, Any]:
+        """Tensors and plain values, from which `restore` brings everything back."""
+        return {
+            "weights": self.evaluated.state_dict(),
+            **({"trained_weights": self.model.state_dict()} if self.average else {}),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "random": random_state(),
+        }
+
+    def restore(self, saved: dict[str, Any], source: str | Path) -> None:
+        """Bring back what `content` gave. Raises UserError where the weights are another model's."""
+        weights = saved["weights"]
+        if self.average:
+            load_weights(self.average.model, weights, source)
+            weights = saved["trained_weights"]
+        load_weights(self.model, weights, source)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        progress = dict(saved["progress"])
+        if "loss_sum" in progress:  # of the first version, which knew one number per batch
+            progress["sums"] = {"loss": progress.pop("loss_sum")}
+        self.progress = Progress(**progress)
+        restore_random_state(saved["random"])
