@@ -163,8 +163,8 @@ def patch_corner(
             f"frames of {name} are {width}x{height}, smaller than the patch of {side}; use --patch_size "
             f"{min(sample.size)} or less"
         )
-    spare = 0 if sampling.include_last else 1  # published: the last row and column are never in a patch
-    limits = [max(extent - side - spare, 0) for extent in sample.size]
+    margin = 0 if sampling.include_last else 1  # published: the last row and column are never in a patch
+    limits = [max(extent - side - margin, 0) for extent in sample.size]
     row, column = (int(draw.integers(0, limit + 1)) for limit in limits)
     _, centres = sample.key_targets()
     if len(centres) and draw.random() < sampling.target_crops:

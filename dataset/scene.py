@@ -1,7 +1,7 @@
 """Rendering of synthetic infrared sequences with tiny moving targets.
 
-Gray levels, target size
-(2 to 9 pixels) and distance from the border follow NUDT-MIRSDT (Li et al., DTUM, IEEE TNNLS 2023).
+Gray levels, target size (2 to 9 pixels) and distance from the border follow NUDT-MIRSDT (Li et al., DTUM,
+IEEE TNNLS 2023).
 
 The SNR of a target in one frame is (mean over its mask - mean over a ring around it) / std over the ring.
 The ring is the 17x17 square around the target's pixel without the inner 7x7, cut at the frame's edge; its std
@@ -11,62 +11,75 @@ within about 0.3 (one sigma). A target's contrast is constant over the sequence,
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from utils.errors import UserError
+from utils.recipe.fields import setting, settings_of
 
-MASK_LEVEL = 0.5  # a pixel belongs to a target where the point spread is at least this share of its peak
+MASK_LEVEL = 0.5  # a pixel belongs to a target where the point spread is at least this fraction of its peak
 RING_INNER, RING_OUTER = 3, 8  # half sides of the ring around a target, px
 LOW_SNR_LIMIT = 3.0  # NUDT-MIRSDT's border between its low-SNR and its high-SNR group
 
 
-def knob(default, at_least: float, text: str):
-    return field(default=default, metadata={"at_least": at_least, "help": text})
-
-
 @dataclass(frozen=True)
-class SceneKnobs:
+class SceneSettings:
     """What the scenes look like. A pair is a range (min, max) to draw from, per sequence, target or point.
 
     Lengths are in pixels, speeds in pixels per frame, brightness in gray levels of 0..255.
     Raises UserError for a value out of range.
     """
 
-    height: int = knob(128, 16, "image height, px")
-    width: int = knob(128, 16, "image width, px")
-    frames: int = knob(100, 1, "frames per sequence")
-    low_snr: tuple[float, float] = knob((1.5, 3.0), 0, "SNR of the low-SNR sequences, at most 3")
-    high_snr: tuple[float, float] = knob((3.5, 6.0), 0, "SNR of the high-SNR sequences, above 3")
-    targets: tuple[int, int] = knob((1, 3), 0, "targets per sequence")
-    speed: tuple[float, float] = knob((0.4, 1.6), 0, "speed of a target in the image, px/frame")
-    turn_rate: tuple[float, float] = knob((0.5, 3.0), 0, "turn rate of about half the targets, degrees/frame")
-    psf_sigma: tuple[float, float] = knob((0.7, 1.3), 0.1, "sigma of the Gaussian point spread, px")
-    border: int = knob(5, 0, "a target is there only while its centre is this far inside the frame, px")
-    clutter: tuple[int, int] = knob((4, 10), 0, "unlabelled bright points per frame, fixed to the ground")
-    clutter_snr: tuple[float, float] = knob((0.6, 1.4), 0, "SNR of a clutter point / SNR of the targets")
-    horizon: tuple[float, float] = knob((0.2, 1.4), 0, "row of the horizon / height (0: only ground)")
-    drift_speed: tuple[float, float] = knob((0.0, 0.1), 0, "speed of the ground and of the clouds, px/frame")
-    jitter_std: float = knob(0.0, 0, "std of the camera's random shift in each frame, px")
-    cloud_length: float = knob(40.0, 1, "correlation length of the clouds, px")
-    cloud_slope: float = knob(3.4, 0, "slope b of the clouds' power spectrum 1/f^b")
-    ground_length: float = knob(12.0, 1, "correlation length of the ground texture, px")
-    ground_slope: float = knob(2.6, 0, "slope b of the ground texture's power spectrum 1/f^b")
-    gray_mean: tuple[float, float] = knob((70.0, 140.0), 0, "mean of a sequence, gray levels")
-    gray_std: tuple[float, float] = knob((10.0, 25.0), 0, "std of a sequence's background, gray levels")
-    noise_std: float = knob(2.0, 0, "std of the sensor noise, new in each frame, gray levels")
-    offset_std: float = knob(0.5, 0, "std of the fixed-pattern offset, gray levels")
-    gain_std: float = knob(0.005, 0, "std of the fixed-pattern gain (0.01 is one percent)")
+    height: int = setting(128, "image height, px", at_least=16)
+    width: int = setting(128, "image width, px", at_least=16)
+    frames: int = setting(100, "frames per sequence", at_least=1)
+    low_snr: tuple[float, float] = setting((1.5, 3.0), "SNR of the low-SNR sequences, at most 3", at_least=0)
+    high_snr: tuple[float, float] = setting((3.5, 6.0), "SNR of the high-SNR sequences, above 3", at_least=0)
+    targets: tuple[int, int] = setting((1, 3), "targets per sequence", at_least=0)
+    speed: tuple[float, float] = setting((0.4, 1.6), "speed of a target in the image, px/frame", at_least=0)
+    turn_rate: tuple[float, float] = setting(
+        (0.5, 3.0), "turn rate of about half the targets, degrees/frame", at_least=0
+    )
+    psf_sigma: tuple[float, float] = setting(
+        (0.7, 1.3), "sigma of the Gaussian point spread, px", at_least=0.1
+    )
+    border: int = setting(
+        5, "a target is there only while its centre is this far inside the frame, px", at_least=0
+    )
+    clutter: tuple[int, int] = setting(
+        (4, 10), "unlabelled bright points per frame, fixed to the ground", at_least=0
+    )
+    clutter_snr: tuple[float, float] = setting(
+        (0.6, 1.4), "SNR of a clutter point / SNR of the targets", at_least=0
+    )
+    horizon: tuple[float, float] = setting(
+        (0.2, 1.4), "row of the horizon / height (0: only ground)", at_least=0
+    )
+    drift_speed: tuple[float, float] = setting(
+        (0.0, 0.1), "speed of the ground and of the clouds, px/frame", at_least=0
+    )
+    jitter_std: float = setting(0.0, "std of the camera's random shift in each frame, px", at_least=0)
+    cloud_length: float = setting(40.0, "correlation length of the clouds, px", at_least=1)
+    cloud_slope: float = setting(3.4, "slope b of the clouds' power spectrum 1/f^b", at_least=0)
+    ground_length: float = setting(12.0, "correlation length of the ground texture, px", at_least=1)
+    ground_slope: float = setting(2.6, "slope b of the ground texture's power spectrum 1/f^b", at_least=0)
+    gray_mean: tuple[float, float] = setting((70.0, 140.0), "mean of a sequence, gray levels", at_least=0)
+    gray_std: tuple[float, float] = setting(
+        (10.0, 25.0), "std of a sequence's background, gray levels", at_least=0
+    )
+    noise_std: float = setting(2.0, "std of the sensor noise, new in each frame, gray levels", at_least=0)
+    offset_std: float = setting(0.5, "std of the fixed-pattern offset, gray levels", at_least=0)
+    gain_std: float = setting(0.005, "std of the fixed-pattern gain (0.01 is one percent)", at_least=0)
 
     def __post_init__(self):
-        for item in fields(self):
-            value, least = getattr(self, item.name), item.metadata["at_least"]
+        for name, chosen in settings_of(type(self)).items():
+            value, least = getattr(self, name), chosen.facts.limits.at_least
             low, high = value if isinstance(value, tuple) else (value, value)
             if not least <= low <= high < math.inf:
                 wanted = "two numbers in rising order" if isinstance(value, tuple) else "a number"
-                raise UserError(f"{item.name} is {value}; give {wanted}, at least {least}")
+                raise UserError(f"{name} is {value}; give {wanted}, at least {least}")
         if self.low_snr[1] > LOW_SNR_LIMIT or self.high_snr[0] <= LOW_SNR_LIMIT:
             raise UserError(
                 f"low_snr is {self.low_snr} and high_snr is {self.high_snr}; "
@@ -92,9 +105,11 @@ class Spots:
     sigma: np.ndarray
 
     @classmethod
-    def within(cls, knobs: SceneKnobs, positions: np.ndarray, sigma: np.ndarray, border: int) -> "Spots":
+    def within(
+        cls, settings: SceneSettings, positions: np.ndarray, sigma: np.ndarray, border: int
+    ) -> "Spots":
         """The spots that ever come at least `border` px inside the frame, visible while they are there."""
-        visible = inside((knobs.height, knobs.width), *np.moveaxis(pixel_of(positions), -1, 0), border)
+        visible = inside((settings.height, settings.width), *np.moveaxis(pixel_of(positions), -1, 0), border)
         seen = visible.any(axis=1)
         return cls(positions[seen], visible[seen], sigma[seen])
 
@@ -171,8 +186,8 @@ class Layer:
 
     MARGIN = 3  # px that the bicubic kernel needs
 
-    def __init__(self, knobs: SceneKnobs, shift: np.ndarray):
-        self.frame_shape = (knobs.height, knobs.width)
+    def __init__(self, settings: SceneSettings, shift: np.ndarray):
+        self.frame_shape = (settings.height, settings.width)
         self.shift = shift
         self.origin = np.ceil(shift.max(axis=0)) + self.MARGIN  # where pixel (0, 0) of an unmoved frame lies
         size = self.origin + self.frame_shape - np.floor(shift.min(axis=0)) + self.MARGIN
@@ -186,71 +201,71 @@ class Layer:
         return np.stack([cv2.warpAffine(texture, window, (width, height), flags=flags) for window in windows])
 
 
-def random_drift(knobs: SceneKnobs, rng: np.random.Generator) -> np.ndarray:
+def random_drift(settings: SceneSettings, rng: np.random.Generator) -> np.ndarray:
     """Shift [N, 2] in px of a layer that moves at constant velocity in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
-    velocity = rng.uniform(*knobs.drift_speed) * np.array([np.sin(angle), np.cos(angle)])
-    return np.arange(knobs.frames)[:, None] * velocity
+    velocity = rng.uniform(*settings.drift_speed) * np.array([np.sin(angle), np.cos(angle)])
+    return np.arange(settings.frames)[:, None] * velocity
 
 
-def render_sky(knobs: SceneKnobs, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def render_sky(settings: SceneSettings, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Clouds before a sky that brightens towards the horizon, float32 of `shape`."""
     cover, softness = rng.uniform(-1, 1), 0.3
-    clouds = random_field(shape, knobs.cloud_slope, knobs.cloud_length, rng.uniform(1, 2.5), rng)
+    clouds = random_field(shape, settings.cloud_slope, settings.cloud_length, rng.uniform(1, 2.5), rng)
     clouds = softness * np.logaddexp(0, (clouds + cover) / softness)  # flat where there is no cloud
     return np.float32(clouds + rng.uniform(0, 1) * np.linspace(0, 1, shape[0])[:, None])
 
 
-def render_ground(knobs: SceneKnobs, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def render_ground(settings: SceneSettings, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Texture on patches of land, each patch of one level, float32 of `shape`."""
     stretch = rng.uniform(2, 4)  # seen at a slant
-    patches = np.round(random_field(shape, 3.0, 3 * knobs.ground_length, stretch, rng) / 0.7)
-    texture = random_field(shape, knobs.ground_slope, knobs.ground_length, stretch, rng)
+    patches = np.round(random_field(shape, 3.0, 3 * settings.ground_length, stretch, rng) / 0.7)
+    texture = random_field(shape, settings.ground_slope, settings.ground_length, stretch, rng)
     sharp = rng.uniform(-1, 1.5) + 0.5 * patches + 0.4 * texture
-    return cv2.GaussianBlur(sharp, (0, 0), np.mean(knobs.psf_sigma))
+    return cv2.GaussianBlur(sharp, (0, 0), np.mean(settings.psf_sigma))
 
 
 def render_background(
-    knobs: SceneKnobs, ground_shift: np.ndarray, sky_shift: np.ndarray, rng: np.random.Generator
+    settings: SceneSettings, ground_shift: np.ndarray, sky_shift: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Gray levels [N, H, W] of a sky above a hilly horizon and of the ground, each with its shift [N, 2]."""
-    sky, ground = Layer(knobs, sky_shift), Layer(knobs, ground_shift)
-    hills = 0.03 * knobs.height * random_field((1, ground.shape[1]), 3.0, knobs.cloud_length, 1, rng)
-    horizon = ground.origin[0] + rng.uniform(*knobs.horizon) * knobs.height + hills
+    sky, ground = Layer(settings, sky_shift), Layer(settings, ground_shift)
+    hills = 0.03 * settings.height * random_field((1, ground.shape[1]), 3.0, settings.cloud_length, 1, rng)
+    horizon = ground.origin[0] + rng.uniform(*settings.horizon) * settings.height + hills
     ground_share = np.float32(np.clip(np.arange(ground.shape[0])[:, None] - horizon, -1, 1) / 2 + 0.5)
 
-    frames = sky.view(render_sky(knobs, sky.shape, rng))
-    frames += ground.view(ground_share) * (ground.view(render_ground(knobs, ground.shape, rng)) - frames)
+    frames = sky.view(render_sky(settings, sky.shape, rng))
+    frames += ground.view(ground_share) * (ground.view(render_ground(settings, ground.shape, rng)) - frames)
     frames -= frames.mean()
-    frames *= rng.uniform(*knobs.gray_std) / frames.std()
-    return frames + np.float32(rng.uniform(*knobs.gray_mean))
+    frames *= rng.uniform(*settings.gray_std) / frames.std()
+    return frames + np.float32(rng.uniform(*settings.gray_mean))
 
 
-def random_targets(knobs: SceneKnobs, jitter: np.ndarray, rng: np.random.Generator) -> Spots:
+def random_targets(settings: SceneSettings, jitter: np.ndarray, rng: np.random.Generator) -> Spots:
     """Targets of constant speed, about half of them turning at a constant rate.
 
     Each passes a random point of the frame in a random frame, so that it enters and leaves at any time.
     """
-    count = rng.integers(*knobs.targets, endpoint=True)
-    speed = rng.uniform(*knobs.speed, (count, 1, 1))
-    turn = np.radians(rng.uniform(*knobs.turn_rate, (count, 1))) * rng.choice([-1, 0, 0, 1], (count, 1))
-    heading = rng.uniform(0, 2 * np.pi, (count, 1)) + turn * np.arange(knobs.frames)
+    count = rng.integers(*settings.targets, endpoint=True)
+    speed = rng.uniform(*settings.speed, (count, 1, 1))
+    turn = np.radians(rng.uniform(*settings.turn_rate, (count, 1))) * rng.choice([-1, 0, 0, 1], (count, 1))
+    heading = rng.uniform(0, 2 * np.pi, (count, 1)) + turn * np.arange(settings.frames)
     track = np.cumsum(speed * np.stack([np.sin(heading), np.cos(heading)], axis=-1), axis=1)  # [K, N, 2]
-    frame_size = np.array([knobs.height, knobs.width])
-    place = rng.uniform(knobs.border, frame_size - 1 - knobs.border, (count, 2))
-    moment = rng.integers(knobs.frames, size=count)
+    frame_size = np.array([settings.height, settings.width])
+    place = rng.uniform(settings.border, frame_size - 1 - settings.border, (count, 2))
+    moment = rng.integers(settings.frames, size=count)
     track += (place - track[np.arange(count), moment])[:, None]
-    return Spots.within(knobs, track + jitter, rng.uniform(*knobs.psf_sigma, count), knobs.border)
+    return Spots.within(settings, track + jitter, rng.uniform(*settings.psf_sigma, count), settings.border)
 
 
-def random_clutter(knobs: SceneKnobs, shift: np.ndarray, rng: np.random.Generator) -> Spots:
+def random_clutter(settings: SceneSettings, shift: np.ndarray, rng: np.random.Generator) -> Spots:
     """Points that move with the ground, spread evenly over all of it that comes into view."""
-    frame_size = np.array([knobs.height, knobs.width])
+    frame_size = np.array([settings.height, settings.width])
     low, high = -shift.max(axis=0), frame_size - shift.min(axis=0)
-    per_frame = rng.integers(*knobs.clutter, endpoint=True)
+    per_frame = rng.integers(*settings.clutter, endpoint=True)
     count = round(per_frame * np.prod(high - low) / np.prod(frame_size))
     places = rng.uniform(low, high, (count, 2))
-    return Spots.within(knobs, places[:, None] + shift, rng.uniform(*knobs.psf_sigma, count), border=0)
+    return Spots.within(settings, places[:, None] + shift, rng.uniform(*settings.psf_sigma, count), border=0)
 
 
 def ring_std(frames: np.ndarray, index: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -293,19 +308,19 @@ def render_truth(spots: Spots, shape: tuple[int, int, int]) -> tuple[np.ndarray,
     return masks, centroids
 
 
-def render_sequence(knobs: SceneKnobs, snr: float, rng: np.random.Generator) -> SyntheticSequence:
+def render_sequence(settings: SceneSettings, snr: float, rng: np.random.Generator) -> SyntheticSequence:
     """One sequence whose targets have the stated SNR, as the top of this file defines it."""
-    jitter = rng.normal(0, knobs.jitter_std, (knobs.frames, 2))
-    ground_shift, sky_shift = random_drift(knobs, rng) + jitter, random_drift(knobs, rng) + jitter
-    frames = render_background(knobs, ground_shift, sky_shift, rng)
-    gain = rng.normal(1, knobs.gain_std, frames.shape[1:])
-    frames = frames * gain + rng.normal(0, knobs.offset_std, gain.shape)
-    frames += rng.normal(0, knobs.noise_std, frames.shape)
+    jitter = rng.normal(0, settings.jitter_std, (settings.frames, 2))
+    ground_shift, sky_shift = random_drift(settings, rng) + jitter, random_drift(settings, rng) + jitter
+    frames = render_background(settings, ground_shift, sky_shift, rng)
+    gain = rng.normal(1, settings.gain_std, frames.shape[1:])
+    frames = frames * gain + rng.normal(0, settings.offset_std, gain.shape)
+    frames += rng.normal(0, settings.noise_std, frames.shape)
 
-    clutter = random_clutter(knobs, ground_shift, rng)
-    clutter_snr = snr * rng.uniform(*knobs.clutter_snr, len(clutter.sigma))
+    clutter = random_clutter(settings, ground_shift, rng)
+    clutter_snr = snr * rng.uniform(*settings.clutter_snr, len(clutter.sigma))
     add_spots(frames, clutter, contrast_for_snr(frames, clutter, clutter_snr), gain)
-    targets = random_targets(knobs, jitter, rng)
+    targets = random_targets(settings, jitter, rng)
     contrast = contrast_for_snr(frames, targets, snr)
     add_spots(frames, targets, contrast, gain)
 

@@ -13,17 +13,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset.scene import SceneKnobs, SyntheticSequence, render_sequence
+from dataset.scene import SceneSettings, SyntheticSequence, render_sequence
 from utils.errors import UserError
 
 SUMMARY = "synthetic.json"
 
 
-def draw_sequence(knobs: SceneKnobs, seed: int, number: int) -> SyntheticSequence:
+def draw_sequence(settings: SceneSettings, seed: int, number: int) -> SyntheticSequence:
     """Sequence `number` (from 1) of the set of this seed; odd numbers have a high SNR, even ones a low."""
     rng = np.random.default_rng([seed, number])
-    snr_range = knobs.high_snr if number % 2 else knobs.low_snr
-    return render_sequence(knobs, rng.uniform(*snr_range), rng)
+    snr_range = settings.high_snr if number % 2 else settings.low_snr
+    return render_sequence(settings, rng.uniform(*snr_range), rng)
 
 
 def summary_of(sequence: SyntheticSequence) -> dict:
@@ -56,20 +56,22 @@ def write_frames(folder: Path, sequence: SyntheticSequence) -> None:
             Image.fromarray(frame).save(folder / part / f"{number:05d}.png", compress_level=6)
 
 
-def write_set(root: Path, knobs: SceneKnobs, train_sequences: int, test_sequences: int, seed: int) -> None:
+def write_set(
+    root: Path, settings: SceneSettings, train_sequences: int, test_sequences: int, seed: int
+) -> None:
     names = [f"Sequence{number}" for number in range(1, train_sequences + test_sequences + 1)]
     summaries = []
     for number, name in enumerate(tqdm(names, desc="sequences", disable=None), start=1):
-        sequence = draw_sequence(knobs, seed, number)
+        sequence = draw_sequence(settings, seed, number)
         write_frames(root / name, sequence)
         summaries.append({"name": name, **summary_of(sequence)})
 
     for split, members in (("train", names[:train_sequences]), ("test", names[train_sequences:])):
-        lines = [f"{name}/Mix/{frame:05d}.mat" for name in members for frame in range(1, knobs.frames + 1)]
+        lines = [f"{name}/Mix/{frame:05d}.mat" for name in members for frame in range(1, settings.frames + 1)]
         write_lines(root / f"{split}.txt", lines)
     write_lines(root / "high_snr_sequences.txt", names[0::2])
     write_lines(root / "low_snr_sequences.txt", names[1::2])
-    facts = {"seed": seed, "knobs": asdict(knobs), "sequences": summaries}
+    facts = {"seed": seed, "settings": asdict(settings), "sequences": summaries}
     write_lines(root / SUMMARY, [json.dumps(facts, indent=1, sort_keys=True)])
 
 
@@ -87,7 +89,7 @@ def check_replaceable(root: Path, overwrite: bool) -> None:
 
 def write_dataset(
     root: str | Path,
-    knobs: SceneKnobs,
+    settings: SceneSettings,
     train_sequences: int = 12,
     test_sequences: int = 4,
     seed: int = 0,
@@ -98,10 +100,10 @@ def write_dataset(
     <root>/SequenceK/{images,masks,masks_centroid}/00001.png, K from 1, first the training sequences
     <root>/{train,test}.txt             one line per frame, SequenceK/Mix/00001.mat (no .mat file is written)
     <root>/{low,high}_snr_sequences.txt the sequences of each group, of both splits
-    <root>/synthetic.json               seed, knobs, and per sequence the SNR and the targets
+    <root>/synthetic.json               seed, settings, and per sequence the SNR and the targets
 
-    Sequence K depends on the seed, K and the knobs alone. The set is written beside `root` and moved there at
-    the end. With `overwrite`, an earlier synthetic set at `root` is replaced.
+    Sequence K depends on the seed, K and the settings alone. The set is written beside `root` and moved there
+    at the end. With `overwrite`, an earlier synthetic set at `root` is replaced.
     Raises UserError for a wrong count or seed and where `root` may not be replaced.
     """
     if min(train_sequences, test_sequences, seed) < 0 or train_sequences + test_sequences < 1:
@@ -114,7 +116,7 @@ def write_dataset(
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{root.name}.partial-", dir=root.parent) as staging:
         new = Path(staging) / "new"
-        write_set(new, knobs, train_sequences, test_sequences, seed)
+        write_set(new, settings, train_sequences, test_sequences, seed)
         if root.exists():
             root.rename(Path(staging) / "old")
         new.rename(root)

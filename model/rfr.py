@@ -190,11 +190,11 @@ class ResUNetRFR(nn.Module):
             aligned = frame if state is None else self.align(state, pyramid)
             state = self.fuse(aligned, frame, query)
             states.append(state)
-        logits = self.judge(frames, torch.cat(states), batch)  # [T B, 1, h, w]
+        logits = self.detect(frames, torch.cat(states), batch)  # [T B, 1, h, w]
         logits = logits.unflatten(0, (length, batch))[:, :, 0, :height, :width]
         return logits.transpose(0, 1), state
 
-    def judge(self, frames: Tensor, states: Tensor, batch: int) -> Tensor:
+    def detect(self, frames: Tensor, states: Tensor, batch: int) -> Tensor:
         """Logits [T B, 1, h, w] of frames and states [T B, 16, h, w]."""
         # In training the head's batch norms see the frames one by one, as published.
         together = batch if self.training else HEAD_FRAMES * batch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.scene import SceneKnobs
+from dataset.scene import SceneSettings
 from dataset.synthetic import write_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -21,8 +21,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 def tiny_data(tmp_path_factory) -> Path:
     """A folder with the data set Synthetic: 3 training and 2 test sequences, 24 frames of 40x48."""
     folder = tmp_path_factory.mktemp("data")
-    knobs = SceneKnobs(height=40, width=48, frames=24, targets=(2, 3))
-    write_dataset(folder / "Synthetic", knobs, train_sequences=3, test_sequences=2)
+    settings = SceneSettings(height=40, width=48, frames=24, targets=(2, 3))
+    write_dataset(folder / "Synthetic", settings, train_sequences=3, test_sequences=2)
     return folder
 
 

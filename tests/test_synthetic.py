@@ -1,4 +1,4 @@
-"""The synthetic data set: what is written, and that scene, targets and SNR are what the knobs say."""
+"""The synthetic data set: what is written, and that scene, targets and SNR are what the settings say."""
 
 import hashlib
 import json
@@ -14,19 +14,19 @@ import pytest
 from PIL import Image
 
 from dataset import synthetic
-from dataset.scene import SceneKnobs, render_sequence
+from dataset.scene import SceneSettings, render_sequence
 from dataset.synthetic import write_dataset
 from utils.errors import UserError
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_synthetic.py"
-SMALL = SceneKnobs(height=40, width=56, frames=6)
-PLAIN = SceneKnobs(
+SMALL = SceneSettings(height=40, width=56, frames=6)
+PLAIN = SceneSettings(
     targets=(0, 0), clutter=(0, 0), noise_std=0.0, offset_std=0.0, gain_std=0.0
 )  # background only
 
 
-def render(knobs: SceneKnobs, snr: float = 5.0, seed: int = 0) -> synthetic.SyntheticSequence:
-    return render_sequence(knobs, snr, np.random.default_rng(seed))
+def render(settings: SceneSettings, snr: float = 5.0, seed: int = 0) -> synthetic.SyntheticSequence:
+    return render_sequence(settings, snr, np.random.default_rng(seed))
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -69,11 +69,11 @@ def test_images_on_disk_are_the_rendered_ones(tmp_path):
     assert set(np.unique(sequence.masks)) == set(np.unique(sequence.centroids)) == {0, 255}
 
 
-def test_summary_states_knobs_seed_snr_and_tracks(tmp_path):
+def test_summary_states_settings_seed_snr_and_tracks(tmp_path):
     write_dataset(tmp_path / "set", SMALL, 2, 1, seed=8)
     facts = json.loads((tmp_path / "set" / "synthetic.json").read_text())
     assert facts["seed"] == 8
-    assert facts["knobs"]["height"] == 40 and facts["knobs"]["speed"] == [0.4, 1.6]
+    assert facts["settings"]["height"] == 40 and facts["settings"]["speed"] == [0.4, 1.6]
     assert [sequence["name"] for sequence in facts["sequences"]] == ["Sequence1", "Sequence2", "Sequence3"]
     for number, sequence in enumerate(facts["sequences"], start=1):
         low, high = (3.5, 6.0) if number % 2 else (1.5, 3.0)
@@ -122,10 +122,10 @@ def test_an_interrupted_run_leaves_nothing_and_keeps_the_earlier_set(tmp_path, m
     before = digests(tmp_path)
     draw = synthetic.draw_sequence
 
-    def interrupted(knobs, seed, number):
+    def interrupted(settings, seed, number):
         if number == 2:
             raise KeyboardInterrupt
-        return draw(knobs, seed, number)
+        return draw(settings, seed, number)
 
     monkeypatch.setattr(synthetic, "draw_sequence", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -153,15 +153,15 @@ def measured_snr(sequence: synthetic.SyntheticSequence) -> float:
 
 @pytest.mark.parametrize("snr", [1.5, 3.0, 6.0])
 def test_measured_snr_is_the_stated_one(snr):
-    knobs = SceneKnobs(frames=60, targets=(1, 1), clutter=(0, 0))
-    measured = [measured_snr(render(knobs, snr, seed)) for seed in range(8)]
+    settings = SceneSettings(frames=60, targets=(1, 1), clutter=(0, 0))
+    measured = [measured_snr(render(settings, snr, seed)) for seed in range(8)]
     assert np.mean(measured) == pytest.approx(snr, abs=0.15)
     assert np.max(np.abs(np.array(measured) - snr)) < 0.6
 
 
 def test_mask_and_centroid_follow_the_sub_pixel_tracks():
-    knobs = SceneKnobs(height=48, width=64, frames=30, targets=(3, 3), psf_sigma=(0.3, 1.3))
-    sequence = render(knobs, seed=4)
+    settings = SceneSettings(height=48, width=64, frames=30, targets=(3, 3), psf_sigma=(0.3, 1.3))
+    sequence = render(settings, seed=4)
     masks, centroids = np.zeros_like(sequence.masks), np.zeros_like(sequence.centroids)
     for track, sigma in zip(sequence.targets.positions, sequence.targets.sigma, strict=True):
         for frame, (y, x) in enumerate(track):
@@ -178,8 +178,8 @@ def test_mask_and_centroid_follow_the_sub_pixel_tracks():
 
 
 def test_a_target_is_a_gaussian_point_of_its_contrast():
-    knobs = replace(PLAIN, targets=(1, 1), gray_std=(0.0, 0.0), gray_mean=(60.0, 60.0), frames=20)
-    sequence = render(knobs, snr=400.0, seed=2)
+    settings = replace(PLAIN, targets=(1, 1), gray_std=(0.0, 0.0), gray_mean=(60.0, 60.0), frames=20)
+    sequence = render(settings, snr=400.0, seed=2)
     rows, cols = np.mgrid[:128, :128]
     for frame, (y, x), visible in zip(
         sequence.frames, sequence.targets.positions[0], sequence.targets.visible[0], strict=True
@@ -191,7 +191,7 @@ def test_a_target_is_a_gaussian_point_of_its_contrast():
 def test_targets_keep_their_speed_and_some_turn():
     turns = []
     for seed in range(10):
-        for track in render(SceneKnobs(frames=30), seed=seed).targets.positions:
+        for track in render(SceneSettings(frames=30), seed=seed).targets.positions:
             steps = np.diff(track, axis=0)
             speed = np.hypot(*steps.T)
             assert 0.4 <= speed[0] <= 1.6
@@ -207,7 +207,7 @@ def test_targets_keep_their_speed_and_some_turn():
 
 def test_targets_come_and_go():
     counts = np.concatenate(
-        [render(SceneKnobs(), seed=seed).targets.visible.sum(axis=0) for seed in range(8)]
+        [render(SceneSettings(), seed=seed).targets.visible.sum(axis=0) for seed in range(8)]
     )
     assert {0, 1, 2} <= set(counts.tolist()) <= {0, 1, 2, 3}
 
@@ -215,7 +215,7 @@ def test_targets_come_and_go():
 def test_typical_targets_have_two_to_nine_pixels():
     sizes = []
     for seed in range(8):
-        sequence = render(SceneKnobs(targets=(1, 1)), seed=seed)
+        sequence = render(SceneSettings(targets=(1, 1)), seed=seed)
         sizes += [int(np.count_nonzero(mask)) for mask in sequence.masks if mask.any()]
     assert np.percentile(sizes, 2) >= 2 and np.percentile(sizes, 98) <= 9
 
@@ -246,8 +246,8 @@ def displacement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("horizon", [0.0, 9.0], ids=["ground", "sky"])
 def test_ground_and_sky_drift_at_the_stated_speed(horizon):
-    knobs = replace(PLAIN, horizon=(horizon, horizon), drift_speed=(0.3, 0.3), frames=31)
-    frames = render(knobs).frames
+    settings = replace(PLAIN, horizon=(horizon, horizon), drift_speed=(0.3, 0.3), frames=31)
+    frames = render(settings).frames
     half, whole = displacement(frames[0], frames[15]), displacement(frames[0], frames[30])
     assert np.hypot(*half) == pytest.approx(4.5, abs=0.2)
     assert np.hypot(*whole) == pytest.approx(9.0, abs=0.2)
@@ -257,8 +257,8 @@ def test_ground_and_sky_drift_at_the_stated_speed(horizon):
 def test_jitter_moves_scene_and_targets_together_and_is_off_by_default():
     still = replace(PLAIN, horizon=(0.0, 0.0), drift_speed=(0.0, 0.0), frames=12)
     assert not np.ptp(render(still).frames.astype(int), axis=0).any()
-    knobs = replace(still, jitter_std=2.0, targets=(1, 1), speed=(0.0, 0.0))
-    sequence = render(knobs, snr=0.1)
+    settings = replace(still, jitter_std=2.0, targets=(1, 1), speed=(0.0, 0.0))
+    sequence = render(settings, snr=0.1)
     track = sequence.targets.positions[0]
     assert 1.0 < np.std(track - track.mean(axis=0)) < 3.0
     moved = [displacement(sequence.frames[0], frame) for frame in sequence.frames[1:]]
@@ -277,10 +277,10 @@ def test_sensor_noise_and_fixed_pattern_have_the_stated_std():
 
 
 def test_clutter_is_unlabelled_and_moves_with_the_ground():
-    knobs = replace(PLAIN, clutter=(8, 8), gray_std=(0.0, 0.0), drift_speed=(0.5, 0.5), frames=40)
+    settings = replace(PLAIN, clutter=(8, 8), gray_std=(0.0, 0.0), drift_speed=(0.5, 0.5), frames=40)
     counts = []
     for seed in range(6):
-        sequence = render(knobs, snr=60.0, seed=seed)
+        sequence = render(settings, snr=60.0, seed=seed)
         assert not sequence.masks.any() and not sequence.centroids.any()
         bright = (sequence.frames > sequence.frames.min() + 3).astype(np.uint8)
         counts += [cv2.connectedComponents(frame)[0] - 1 for frame in bright]
@@ -293,7 +293,7 @@ def test_top_hat_alone_does_not_find_the_dim_targets():
     kernel = np.ones((5, 5), np.uint8)
     on_target, elsewhere = [], []
     for number in (2, 4, 6, 8, 10, 12):  # the low-SNR training sequences of the default set
-        sequence = synthetic.draw_sequence(SceneKnobs(frames=20), 0, number)
+        sequence = synthetic.draw_sequence(SceneSettings(frames=20), 0, number)
         for frame, centroids in zip(sequence.frames, sequence.centroids, strict=True):
             response = cv2.morphologyEx(frame, cv2.MORPH_TOPHAT, kernel)
             on_target += cv2.dilate(response, np.ones((3, 3)))[centroids > 0].tolist()
@@ -318,9 +318,9 @@ def test_top_hat_alone_does_not_find_the_dim_targets():
         ({"height": 16, "border": 8}, "border 8 leaves no room"),
     ],
 )
-def test_a_wrong_knob_is_refused(wrong, message):
+def test_a_wrong_setting_is_refused(wrong, message):
     with pytest.raises(UserError, match=message):
-        SceneKnobs(**wrong)
+        SceneSettings(**wrong)
 
 
 @pytest.mark.parametrize(("train", "test", "seed"), [(0, 0, 0), (-1, 2, 0), (1, -1, 0), (1, 0, -1)])
@@ -341,18 +341,18 @@ def test_the_command_writes_a_set_and_its_preview(tmp_path):
     result = run_tool("--out", tmp_path / "set", *size, *counts, "--preview")
     assert result.returncode == 0, result.stderr
     assert "\r" not in result.stderr  # no progress bar where nobody looks
-    knobs = replace(SMALL, targets=(2, 2))
+    settings = replace(SMALL, targets=(2, 2))
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "set" / "Sequence2" / "images" / "00006.png")),
-        synthetic.draw_sequence(knobs, 0, 2).frames[5],
+        synthetic.draw_sequence(settings, 0, 2).frames[5],
     )
     preview = np.asarray(Image.open(tmp_path / "set" / "preview.png"))
     assert preview.shape == (2 * 2 * 40, 4 * 2 * 56, 3)  # two sequences, four frames each, enlarged twice
 
 
-def test_the_command_has_every_knob_and_ends_mistakes_in_one_line(tmp_path):
+def test_the_command_has_every_setting_and_ends_mistakes_in_one_line(tmp_path):
     text = run_tool("--help").stdout
-    assert all(f"--{knob.name} " in text for knob in fields(SceneKnobs))
+    assert all(f"--{setting.name} " in text for setting in fields(SceneSettings))
     result = run_tool("--out", tmp_path / "set", "--psf_sigma", 2, 1)
     assert result.returncode == 2
     assert result.stderr.startswith("error: psf_sigma is (2.0, 1.0)") and result.stderr.count("\n") == 1

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset.scene import SceneKnobs  # noqa: E402
+from dataset.scene import SceneSettings  # noqa: E402
 from dataset.synthetic import write_dataset  # noqa: E402
 from utils.errors import run_command  # noqa: E402
+from utils.recipe.fields import settings_of  # noqa: E402
 
 PREVIEW_SEQUENCES, PREVIEW_FRAMES = 6, 4  # rows and columns of the contact sheet
 PREVIEW_ZOOM = 2
@@ -34,21 +34,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--preview", action=switch, default=False, help="write preview.png, with targets circled"
     )
     scene = parser.add_argument_group("scene", "two values are a range: minimum and maximum")
-    for knob in fields(SceneKnobs):
-        flag, text = f"--{knob.name}", knob.metadata["help"]
-        if isinstance(knob.default, tuple):
-            kind = type(knob.default[0])
+    for name, setting in settings_of(SceneSettings).items():
+        default, text = setting.default, setting.facts.text
+        if isinstance(default, tuple):
+            kind = type(default[0])
             scene.add_argument(
-                flag, type=kind, nargs=2, metavar=("MIN", "MAX"), default=knob.default, help=text
+                f"--{name}", type=kind, nargs=2, metavar=("MIN", "MAX"), default=default, help=text
             )
         else:
-            scene.add_argument(flag, type=type(knob.default), metavar="X", default=knob.default, help=text)
+            scene.add_argument(f"--{name}", type=type(default), metavar="X", default=default, help=text)
     return parser
 
 
-def knobs_from(flags: argparse.Namespace) -> SceneKnobs:
-    values = {knob.name: getattr(flags, knob.name) for knob in fields(SceneKnobs)}
-    return SceneKnobs(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+def settings_from(flags: argparse.Namespace) -> SceneSettings:
+    values = {name: getattr(flags, name) for name in settings_of(SceneSettings)}
+    return SceneSettings(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 def preview_tile(sequence: Path, frame: str) -> Image.Image:
@@ -79,7 +79,12 @@ def write_preview(root: Path) -> Path:
 def main() -> None:
     flags = build_parser().parse_args()
     write_dataset(
-        flags.out, knobs_from(flags), flags.train_sequences, flags.test_sequences, flags.seed, flags.overwrite
+        flags.out,
+        settings_from(flags),
+        flags.train_sequences,
+        flags.test_sequences,
+        flags.seed,
+        flags.overwrite,
     )
     print(f"wrote {flags.train_sequences} training and {flags.test_sequences} test sequences to {flags.out}")
     if flags.preview:
