@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.recipe.fields import setting
+from utils.registry import OPTIMIZERS
 
 VERSION = 2  # of the saved form; recipes of version 1 were flat, see resolve.py
 
@@ -179,7 +180,7 @@ class OptimisationSettings:
     epochs: int = setting(
         32, "training epochs", at_least=0, flag="epochs", spellings=("--epoch",), can_change=True
     )
-    optimizer: str = setting("Adam", "Adam, AdamW or SGD", flag="optimizer")
+    optimizer: str = setting("Adam", "a name of utils.engine.optim", flag="optimizer")
     optimizer_options: dict[str, Any] = setting({}, "options of the optimizer")
     learning_rate: float = setting(
         1e-3, "initial learning rate", above=0, at_most=1e3, flag="learning_rate", spellings=("--lr",)
@@ -192,9 +193,9 @@ class OptimisationSettings:
         acts=(
             lambda recipe: (
                 recipe.optimisation.parameter_groups != "all"
-                or recipe.optimisation.optimizer.casefold() != "sgd"
+                or OPTIMIZERS.entry(recipe.optimisation.optimizer).build.decays_all
             ),
-            "parameter_groups is not all, or the optimizer is not SGD",
+            "parameter_groups is not all, or the optimizer is one that decays all, not SGD",
         ),
     )
     parameter_groups: str = setting(
@@ -247,7 +248,7 @@ class ScoringSettings:
     match: int = setting(1, "rows and columns within which ShootingRules find a target", at_least=0)
     exclude: int = setting(4, "rows and columns around a target that hold no false alarm", at_least=0)
     best: str | None = setting(
-        None, "the validation score that chooses best.pth; None: iou of masks, ap50 of boxes"
+        None, "the validation score that chooses best.pth; None: that of the model's task, see utils.task"
     )
     validate_every: int = setting(
         1, "epochs from one validation to the next; the last always has one", at_least=1
