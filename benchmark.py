@@ -99,7 +99,8 @@ def measure(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
     step = view.frames if view.key == "all" else 1  # frames that a clip gives predictions of
     model = runtime.prepare(create_model(name, **recipe.model))
     parameters = sum(p.numel() for p in model.parameters())
-    speed = speed_on_video(model, shape, step, args.repeats, runtime.device)
+    with runtime.computing():
+        speed = speed_on_video(model, shape, step, args.repeats, runtime.device)
     peak = peak_mebibytes(runtime.device)  # before anything else takes memory
     multiplied = multiply_adds(lambda: create_model(name, **recipe.model), shape) / step
     load, score = load_and_score_seconds(args.size)

@@ -12,10 +12,10 @@ from torch import nn
 from utils.checkpoint import load_official, load_weights, read_checkpoint
 from utils.cli import reader_options
 from utils.engine.predict import predict_video
-from utils.engine.runtime import Runtime
+from utils.engine.runtime import Runtime, RuntimeSettings
 from utils.errors import UserError
 from utils.recipe.resolve import flat, full_keys, recipe_from_dict, recipe_with, resolve_recipe
-from utils.recipe.schema import Recipe, RuntimeSettings, ViewSettings
+from utils.recipe.schema import Recipe, ViewSettings
 from utils.registry import DATASETS, MODELS
 from utils.report.predictions import SavedPredictions, read_predictions
 from utils.task import TASKS, Task

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils.engine.runtime import RuntimeSettings
 from utils.errors import UserError
 from utils.recipe.fields import setting
 from utils.registry import OPTIMIZERS
@@ -252,33 +253,6 @@ class ScoringSettings:
     )
     validate_every: int = setting(
         1, "epochs from one validation to the next; the last always has one", at_least=1
-    )
-
-
-@dataclass(frozen=True)
-class RuntimeSettings:
-    """Where and how a run is computed."""
-
-    device: str = setting("auto", "auto, cpu, cuda or cuda:i", flag="device", can_change=True)
-    tf32: bool = setting(False, "faster, coarser sums on a GPU", flag="tf32", can_change=True)
-    deterministic: bool = setting(
-        False, "the same bits in every run, on a GPU too; slower there", flag="deterministic", can_change=True
-    )
-    seed: int = setting(0, "seed of everything random", at_least=0, at_most=2**32 - 1, flag="seed")
-    num_workers: int | None = setting(
-        None,
-        "clip-loading processes; None: half the cores, up to 4",
-        at_least=0,
-        at_most=256,
-        flag="num_workers",
-        can_change=True,
-    )
-    save_every: int = setting(
-        200,
-        "batches between saves of last.pth within an epoch",
-        at_least=1,
-        flag="save_every",
-        can_change=True,
     )
 
 
