@@ -52,7 +52,6 @@ COLUMNS = {
     "load ms": ".2f",
     "score ms": ".2f",
 }
-SCORED_BY = "DeepPro"  # whose metrics "score ms" is measured with
 NOTE = (
     "GMAC: multiply-adds of the network in training; form: the network's stream over a video, or clip by "
     "clip; peak: of a process that runs this model alone"
@@ -85,7 +84,7 @@ def load_and_score_seconds(size: tuple[int, int]) -> tuple[float, float]:
     probability = (draw.random(size) ** 12).astype(np.float32)
     mask = np.zeros(size, np.uint8)
     mask[size[0] // 2, size[1] // 2] = 1
-    metrics = [create_metric(name, **options) for name, options in PROTOCOLS[SCORED_BY][0].items()]
+    metrics = [create_metric(name, **options) for name, options in PROTOCOLS["DeepPro"][0].items()]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "frame.png")
         path.write_bytes(cv2.imencode(".png", scene)[1].tobytes())
@@ -144,8 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     path = new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
     write_json(path, {"machine": machine, "size": list(args.size), "rows": rows})
     print(format_table(rows, COLUMNS, formats=COLUMNS), end="")
-    print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}; {machine}")
-    print(f"in {path}")
+    print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}; {machine}\nin {path}")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class MaskTask:
     best = "iou"
 
     def check(self, recipe: Recipe) -> None:
-        """Raises UserError for a recipe that such a model cannot be trained with."""
+        """Raises UserError for a recipe that such a model cannot follow."""
 
     def truth(self, frames: Frames, places: Sequence[int], recipe: Recipe) -> dict[str, Any]:
         """The truth of some frames, by the fields of dataset.sample.Sample."""
@@ -81,7 +81,7 @@ class BoxTask:
     best = "ap50"
 
     def check(self, recipe: Recipe) -> None:
-        """Raises UserError for a recipe that such a model cannot be trained with."""
+        """Raises UserError for a recipe that such a model cannot follow."""
         if recipe.view.key == "all":
             raise UserError(
                 "recipe key view.key is all, but box models predict one key frame: set it to the place of "
