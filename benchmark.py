@@ -16,6 +16,7 @@ import torch
 from dataset.io import read_gray
 from metrics import create_metric
 from metrics.papers import published_complexity
+from metrics.protocols import PROTOCOLS
 from model import create_model
 from utils.cli import add_recipe_flags, new_parser, typed_settings
 from utils.engine.cost import (
@@ -77,13 +78,13 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 def load_and_score_seconds(size: tuple[int, int]) -> tuple[float, float]:
-    """Seconds to decode one 8-bit PNG frame, and to score one predicted frame by ShootingRules and IoU."""
+    """Seconds to decode one 8-bit PNG frame, and to score one predicted frame by DeepPro's protocol."""
     draw, cpu, calls = np.random.default_rng(0), torch.device("cpu"), 21 * [()]
     scene = cv2.GaussianBlur(draw.integers(0, 256, size).astype(np.uint8), (0, 0), 3)
     probability = (draw.random(size) ** 12).astype(np.float32)
     mask = np.zeros(size, np.uint8)
     mask[size[0] // 2, size[1] // 2] = 1
-    metrics = [create_metric("ShootingRules"), create_metric("IoU")]
+    metrics = [create_metric(name, **options) for name, options in PROTOCOLS["DeepPro"][0].items()]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "frame.png")
         path.write_bytes(cv2.imencode(".png", scene)[1].tobytes())
@@ -99,7 +100,8 @@ def measure(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
     step = view.frames if view.key == "all" else 1  # frames that a clip gives predictions of
     model = runtime.prepare(create_model(name, **recipe.model))
     parameters = sum(p.numel() for p in model.parameters())
-    speed = speed_on_video(model, shape, step, args.repeats, runtime.device)
+    with runtime.computing():
+        speed = speed_on_video(model, shape, step, args.repeats, runtime.device)
     peak = peak_mebibytes(runtime.device)  # before anything else takes memory
     multiplied = multiply_adds(lambda: create_model(name, **recipe.model), shape) / step
     load, score = load_and_score_seconds(args.size)
@@ -141,8 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     path = new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
     write_json(path, {"machine": machine, "size": list(args.size), "rows": rows})
     print(format_table(rows, COLUMNS, formats=COLUMNS), end="")
-    print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}; {machine}")
-    print(f"in {path}")
+    print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}; {machine}\nin {path}")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
         runtime,
         log_dir=args.log_dir,
         facts={"dataset_dir": args.dataset_dir, "device": str(runtime.device), "torch": torch.__version__},
-        resume=resume_command(args, names, recipe),
+        resume=resume_command(args, names),
         saved=saved,
         folder=folder,
     )

@@ -32,14 +32,15 @@ class TrainingClips(Dataset):
     """
 
     def __init__(self, data: SequenceSet, recipe: Recipe, task: Task, cache: Path | None = None):
-        self.data, self.task, self.sampling, self.seed = data, task, recipe.sampling, recipe.runtime.seed
+        self.data, self.task, self.recipe = data, task, recipe
+        self.sampling, self.seed = recipe.sampling, recipe.runtime.seed
         self.view = View.of(recipe.view, "train")
         self.augmentations = create_augmentations(self.sampling.augment)
-        self._check(recipe)
+        self._check()
         memory = FrameMemory()
         self.frames = [SequenceFrames(sequence, self.view, cache, memory) for sequence in data]
         self._normalisations: dict[int, Normalisation] = {}
-        self.sampler = self._sampler(recipe)
+        self.sampler = self._sampler()
         if not self.sampler.candidates:
             raise UserError(f"the sequences of {data.name} in {data.root} are too short for a training clip")
 
@@ -86,41 +87,29 @@ class TrainingClips(Dataset):
 
     # ---------------------------------------------------------------- private
 
-    def _check(self, recipe: Recipe) -> None:
+    def _check(self) -> None:
         for sequence in self.data:
             if all(getattr(sequence, kind) is None for kind in self.task.truths):
                 raise UserError(
                     f"{self.data.name} {sequence.name} has no {' or '.join(self.task.truths)}; training this "
                     "model needs them"
                 )
-        if self._has_boxes and recipe.view.key == "all":
-            raise UserError(
-                "recipe key view.key is all, but box models predict one key frame: set it to the place of "
-                "that frame in the clip"
-            )
-        if self._has_boxes and recipe.sampling.column_quirk:
-            raise UserError(
-                "recipe key sampling.column_quirk changes masks and has no effect on boxes; set it to False"
-            )
-        side = recipe.sampling.patch
+        self.task.check(self.recipe)
+        side = self.sampling.patch
         size = (side, side) if side else self.view.placed_size
         for augmentation in self.augmentations if size else ():
             augmentation.check(size)
 
-    @property
-    def _has_boxes(self) -> bool:
-        return self.task.truths[0] == "boxes"
-
     def _stage(self, stage: str) -> list[Augmentation]:
         return [augmentation for augmentation in self.augmentations if augmentation.stage == stage]
 
-    def _sampler(self, recipe: Recipe) -> WindowSampler | KeyFrameSampler:
-        view, rate, seed = recipe.view, recipe.sampling.sample_rate, recipe.runtime.seed
+    def _sampler(self) -> WindowSampler | KeyFrameSampler:
+        view, rate = self.recipe.view, self.sampling.sample_rate
         if view.key == "all":
             lengths = [len(sequence) for sequence in self.data]
-            return WindowSampler(lengths, view.frames, recipe.sampling.include_last, rate, seed)
+            return WindowSampler(lengths, view.frames, self.sampling.include_last, rate, self.seed)
         numbers = [frame_numbers(sequence.images, view.neighbours) for sequence in self.data]
-        return KeyFrameSampler(numbers, view.frames, view.key, rate, seed)
+        return KeyFrameSampler(numbers, view.frames, view.key, rate, self.seed)
 
     def _read(self, drawn: DrawnClip) -> Sample:
         """The frames as the view places them, with the truth that augmentations and the task need."""
@@ -128,11 +117,8 @@ class TrainingClips(Dataset):
         predicted = self.view.predicted(drawn.frames)
         needs_all = any(augmentation.needs_truth for augmentation in self.augmentations)
         truth = tuple(range(len(places))) if needs_all else predicted
-        sample = Sample(frames.pixels(places), truth, predicted[len(predicted) // 2])
-        if self._has_boxes:
-            boxes = tuple(frames.input_boxes(places[i], self.sampling.labels) for i in truth)
-            return replace(sample, boxes=boxes)
-        return replace(sample, masks=frames.masks(places[i] for i in truth))
+        found = self.task.truth(frames, [places[i] for i in truth], self.recipe)
+        return Sample(frames.pixels(places), truth, predicted[len(predicted) // 2], **found)
 
     def _patch(self, sample: Sample, draw: np.random.Generator, name: str) -> Sample:
         """The sample with the recipe's defect and its patch, if it has them."""

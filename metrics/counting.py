@@ -57,8 +57,9 @@ class Curve:
 class CountingMetric:
     """Options and counters: `update` adds to `counts`, `merge` sums the counts of two, `compute` divides.
 
-    A subclass gives `zero_counts()`, `update(prediction, truth)` and `compute()`, passes the options that
-    decide what is counted to `__init__`, and declares
+    A subclass gives `zero_counts()`, `update(prediction, truth)` and `compute()`, which has every figure also
+    without any frame (see `ratio`). It passes the options that decide what is counted to `__init__` and
+    declares
 
     takes:         the kind of prediction that `update` takes, one of PREDICTIONS
     truth:         the kind of truth, one of TRUTHS; of the class, or of an instance by its options

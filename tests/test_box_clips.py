@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from dataset import Sequence, SequenceSet
 from dataset.clips import EpochBatches, TrainingClips
 from utils.boxes import component_boxes, component_centroids
+from utils.engine.candidates import Candidate
 from utils.errors import UserError
 
 STORED = np.load(Path(__file__).parent / "data" / "box_data.npz")
@@ -150,6 +151,12 @@ def test_recipes_that_do_not_fit_boxes_are_refused(data):
         box_clips(data, key="all")
     with pytest.raises(UserError, match="sampling.column_quirk changes masks"):
         box_clips(data, column_quirk=True)
+
+
+def test_a_box_model_is_not_tested_on_windows():
+    """It would predict one frame of each."""
+    with pytest.raises(UserError, match="view.key is all, but box models predict one key frame"):
+        Candidate("STMENet", official=Path("weights.pth")).recipe("Synthetic", {"view.key": "all"})
 
 
 def target_of(boxes: np.ndarray) -> np.ndarray:

@@ -1,10 +1,12 @@
 """What differs between detectors of masks and of boxes, in one object each.
 
-A model is registered with its task. Training asks it for the target, evaluation for the prediction, the
-commands for the truth that is needed and for the score that chooses the best checkpoint.
+A model is registered with its task. Training asks it for the truth that is read and for the target,
+evaluation for the prediction, the commands for the truth that is needed and for the score that chooses the
+best checkpoint. A new kind of output is one more such object, with its prediction in utils.boxes, which
+utils.report keeps and draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,15 @@ import torch
 from torch import Tensor
 
 from utils.boxes import BoxPrediction, MapPrediction, Prediction
+from utils.errors import UserError
+from utils.recipe.schema import Recipe
+
+
+class Frames(Protocol):
+    """The part of dataset.frames.SequenceFrames that reads the truth of training clips."""
+
+    def masks(self, places: Iterable[int]) -> np.ndarray: ...
+    def input_boxes(self, index: int, labels: str) -> np.ndarray: ...
 
 
 class Geometry(Protocol):
@@ -37,6 +48,13 @@ class MaskTask:
     predicts = ("map", "score_map", "responses", "boxes")
     best = "iou"
 
+    def check(self, recipe: Recipe) -> None:
+        """Raises UserError for a recipe that such a model cannot follow."""
+
+    def truth(self, frames: Frames, places: Sequence[int], recipe: Recipe) -> dict[str, Any]:
+        """The truth of some frames, by the fields of dataset.sample.Sample."""
+        return {"masks": frames.masks(places)}
+
     def target(self, masks: np.ndarray | None, boxes: Sequence[np.ndarray] | None) -> np.ndarray:
         """What the loss takes of one clip: float32 [T', h, w] of its predicted frames."""
         return masks.astype(np.float32, copy=False)
@@ -61,6 +79,22 @@ class BoxTask:
     truths = ("boxes", "masks")
     predicts = ("score_map", "responses", "boxes")
     best = "ap50"
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises UserError for a recipe that such a model cannot follow."""
+        if recipe.view.key == "all":
+            raise UserError(
+                "recipe key view.key is all, but box models predict one key frame: set it to the place of "
+                "that frame in the clip"
+            )
+        if recipe.sampling.column_quirk:
+            raise UserError(
+                "recipe key sampling.column_quirk changes masks and has no effect on boxes; set it to False"
+            )
+
+    def truth(self, frames: Frames, places: Sequence[int], recipe: Recipe) -> dict[str, Any]:
+        """The truth of some frames, by the fields of dataset.sample.Sample."""
+        return {"boxes": tuple(frames.input_boxes(place, recipe.sampling.labels) for place in places)}
 
     def target(self, masks: np.ndarray | None, boxes: Sequence[np.ndarray] | None) -> np.ndarray:
         """What the loss takes of one clip: float32 [n, 5], cx, cy, w, h in input pixels and the class 0."""

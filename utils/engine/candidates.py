@@ -12,10 +12,10 @@ from torch import nn
 from utils.checkpoint import load_official, load_weights, read_checkpoint
 from utils.cli import reader_options
 from utils.engine.predict import predict_video
-from utils.engine.runtime import Runtime
+from utils.engine.runtime import Runtime, RuntimeSettings
 from utils.errors import UserError
 from utils.recipe.resolve import flat, full_keys, recipe_from_dict, recipe_with, resolve_recipe
-from utils.recipe.schema import Recipe, RuntimeSettings, ViewSettings
+from utils.recipe.schema import Recipe, ViewSettings
 from utils.registry import DATASETS, MODELS
 from utils.report.predictions import SavedPredictions, read_predictions
 from utils.task import TASKS, Task
@@ -58,17 +58,22 @@ class Candidate:
         """The recipe by which the model is tested on a data set.
 
         That of a checkpoint keeps the view and the scoring that it was trained with, on every data set.
-        Raises UserError for a typed key that a test of this candidate ignores.
+        Raises UserError for a typed key that a test of this candidate ignores, and for a recipe that its task
+        cannot follow.
         """
         if not self.content and not self.saved:
             recipe = MODELS.entry(self.name).facts["recipe"]
             check_parts(full_keys(typed, flat(recipe)), ("model", "view", "scoring", "runtime"), self.source)
-            return resolve_recipe(recipe, dataset, typed, self.task.name)
+            recipe = resolve_recipe(recipe, dataset, typed, self.task.name)
+            self.task.check(recipe)
+            return recipe
         saved = recipe_from_dict(self.content["recipe"] if self.content else self.saved.facts["recipe"])
         typed = full_keys(typed, flat(saved.to_dict()))
         parts = ("view", "scoring", "runtime") if self.content else ("scoring", "runtime")
         check_parts(typed, parts, self.source)
-        return recipe_with(replace(saved, runtime=RuntimeSettings()), typed, self.task.name)
+        recipe = recipe_with(replace(saved, runtime=RuntimeSettings()), typed, self.task.name)
+        self.task.check(recipe)
+        return recipe
 
     def note(self, dataset: str, recipe: Recipe) -> str | None:
         """What the user should know of a test on another data set than the one it was trained on."""

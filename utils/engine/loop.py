@@ -97,7 +97,8 @@ def train_step(
 
     A loss or gradient that is not finite raises UserError, the weights unchanged.
     """
-    terms = loss(state.model(runtime.place(batch["clip"])), runtime.place(batch["target"]))
+    with runtime.computing():
+        terms = loss(state.model(runtime.place(batch["clip"])), runtime.place(batch["target"]))
     values = {name: value.item() for name, value in terms.items()}
     check_finite("loss", values["loss"], batch)
     state.optimizer.zero_grad(set_to_none=True)

@@ -68,7 +68,8 @@ def predict_video(
     step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)
     fusion = WindowFusion()
     for frames, clip in video:
-        decoded = model.decode(step(runtime.place(clip), frames.places))
+        with runtime.computing():
+            decoded = model.decode(step(runtime.place(clip), frames.places))
         for index, output in fusion.add(frames.first, task.outputs(decoded, frames.count)):
             yield index, task.prediction(output, video, threshold)
     for index, output in fusion.finish():

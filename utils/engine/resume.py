@@ -46,11 +46,8 @@ def continued_recipe(saved: dict[str, Any], typed: dict[str, Any], folder: Path)
     return recipe_with(recipe, typed)
 
 
-def resume_command(args: argparse.Namespace, names: tuple[str, str], recipe: Recipe) -> str:
-    """The command that continues a run, but for `--resume`, quoted for any shell."""
-    runtime = recipe.runtime
-    flags = [f"--model_names {names[0]} --dataset_names {names[1]}"]
-    flags += [f'--dataset_dir "{args.dataset_dir}"', f"--device {runtime.device}"]
-    flags += ["--tf32"] * runtime.tf32 + ["--deterministic"] * runtime.deterministic
+def resume_command(args: argparse.Namespace, names: tuple[str, str]) -> str:
+    """The command that continues a run by its own recipe, but for `--resume`, quoted for any shell."""
+    flags = [f"--model_names {names[0]} --dataset_names {names[1]}", f'--dataset_dir "{args.dataset_dir}"']
     flags += [f'--dataset_option "{option}"' for option in args.dataset_options]
     return f"python train.py {' '.join(flags)}"

@@ -63,10 +63,17 @@ class Validation:
         kinds = self.sources[self.chosen.empty.truth]
         for video in self.videos:
             if not video.frames.sequence.has(kinds):
+                others = figure_names(self.lines, self.can_score)
+                remedy = f" or --set best={others[0]}" if others else ""
                 raise UserError(
                     f"{dataset} {video.name} has no {' or '.join(kinds)}, so it cannot validate by "
-                    f"{self.best}; add them, use --set validation=holdout or --set best=pd"
+                    f"{self.best}; add them, use --set validation=holdout{remedy}"
                 )
+
+    def can_score(self, metric: Any) -> bool:
+        """Whether a metric takes the task's predictions and the truth of every video."""
+        kinds = self.sources[metric.truth]
+        return metric.takes in self.task.predicts and all(v.frames.sequence.has(kinds) for v in self.videos)
 
     @property
     def chosen(self) -> Any:

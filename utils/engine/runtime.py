@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,45 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
-from utils.recipe.schema import RuntimeSettings
+from utils.recipe.fields import setting
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """Where and how a run is computed."""
+
+    device: str = setting("auto", "auto, cpu, cuda or cuda:i", flag="device", can_change=True)
+    tf32: bool = setting(False, "faster, coarser sums on a GPU", flag="tf32", can_change=True)
+    deterministic: bool = setting(
+        False, "the same bits in every run, on a GPU too; slower there", flag="deterministic", can_change=True
+    )
+    seed: int = setting(0, "seed of everything random", at_least=0, at_most=2**32 - 1, flag="seed")
+    num_workers: int | None = setting(
+        None,
+        "clip-loading processes; None: half the cores, up to 4",
+        at_least=0,
+        at_most=256,
+        flag="num_workers",
+        can_change=True,
+    )
+    save_every: int = setting(
+        200,
+        "batches between saves of last.pth within an epoch",
+        at_least=1,
+        flag="save_every",
+        can_change=True,
+    )
 
 
 @dataclass(frozen=True)
 class Runtime:
     """The device and the precision of a run.
 
-    A later form counts processes and compiles as well: what asks for `is_main`, `prepare` and `place` stays.
+    A later form counts processes, compiles and computes in other precisions: what asks for `is_main`,
+    `prepare`, `place` and `computing` stays.
     """
 
     device: torch.device
-    dtype: torch.dtype = torch.float32
 
     @classmethod
     def of(cls, settings: RuntimeSettings) -> "Runtime":
@@ -47,6 +75,10 @@ class Runtime:
     def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model on the device."""
         return model.to(self.device)
+
+    def computing(self) -> AbstractContextManager:
+        """What networks and losses are computed in: their precision."""
+        return nullcontext()
 
     def place(self, value: Any) -> Any:
         """A tensor, or a list of them, on the device."""

@@ -7,8 +7,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils.engine.runtime import RuntimeSettings
 from utils.errors import UserError
 from utils.recipe.fields import setting
+from utils.registry import OPTIMIZERS
 
 VERSION = 2  # of the saved form; recipes of version 1 were flat, see resolve.py
 
@@ -179,7 +181,7 @@ class OptimisationSettings:
     epochs: int = setting(
         32, "training epochs", at_least=0, flag="epochs", spellings=("--epoch",), can_change=True
     )
-    optimizer: str = setting("Adam", "Adam, AdamW or SGD", flag="optimizer")
+    optimizer: str = setting("Adam", "a name of utils.engine.optim", flag="optimizer")
     optimizer_options: dict[str, Any] = setting({}, "options of the optimizer")
     learning_rate: float = setting(
         1e-3, "initial learning rate", above=0, at_most=1e3, flag="learning_rate", spellings=("--lr",)
@@ -192,9 +194,9 @@ class OptimisationSettings:
         acts=(
             lambda recipe: (
                 recipe.optimisation.parameter_groups != "all"
-                or recipe.optimisation.optimizer.casefold() != "sgd"
+                or OPTIMIZERS.entry(recipe.optimisation.optimizer).build.decays_all
             ),
-            "parameter_groups is not all, or the optimizer is not SGD",
+            "parameter_groups is not all, or the optimizer is one that decays all, not SGD",
         ),
     )
     parameter_groups: str = setting(
@@ -247,37 +249,10 @@ class ScoringSettings:
     match: int = setting(1, "rows and columns within which ShootingRules find a target", at_least=0)
     exclude: int = setting(4, "rows and columns around a target that hold no false alarm", at_least=0)
     best: str | None = setting(
-        None, "the validation score that chooses best.pth; None: iou of masks, ap50 of boxes"
+        None, "the validation score that chooses best.pth; None: that of the model's task, see utils.task"
     )
     validate_every: int = setting(
         1, "epochs from one validation to the next; the last always has one", at_least=1
-    )
-
-
-@dataclass(frozen=True)
-class RuntimeSettings:
-    """Where and how a run is computed."""
-
-    device: str = setting("auto", "auto, cpu, cuda or cuda:i", flag="device", can_change=True)
-    tf32: bool = setting(False, "faster, coarser sums on a GPU", flag="tf32", can_change=True)
-    deterministic: bool = setting(
-        False, "the same bits in every run, on a GPU too; slower there", flag="deterministic", can_change=True
-    )
-    seed: int = setting(0, "seed of everything random", at_least=0, at_most=2**32 - 1, flag="seed")
-    num_workers: int | None = setting(
-        None,
-        "clip-loading processes; None: half the cores, up to 4",
-        at_least=0,
-        at_most=256,
-        flag="num_workers",
-        can_change=True,
-    )
-    save_every: int = setting(
-        200,
-        "batches between saves of last.pth within an epoch",
-        at_least=1,
-        flag="save_every",
-        can_change=True,
     )
 
 

@@ -61,8 +61,8 @@ class Table:
 
     def published(self, entry: dict[str, Any]) -> Row:
         """A row of metrics/papers.json as a line of the same table."""
-        percent = entry.get("pd_percent")
-        values = {**entry, "pd": None if percent is None else percent / 100}
+        percents = {k: v for k, v in entry.items() if k.endswith("_percent") and v is not None}
+        values = entry | {key.removesuffix("_percent"): value / 100 for key, value in percents.items()}
         note = f" ({entry['note']})" if entry.get("note") else ""
         source = f"published: {entry['source']}{note}"
         names = (entry["dataset"], entry["group"], entry["model"], source, "published")
