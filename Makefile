@@ -4,8 +4,8 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 DEMO_DATA := data/Synthetic
-DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 --set step_size=4 \
-	--set validation=holdout
+DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 \
+	--set schedule_options.step_size=4 --set validation=holdout
 
 RPRNET_DATA := data/rprnet_demo/Synthetic
 RPRNET_TRAIN := --epochs 3 --patch_size 48 --learning_rate 5e-4 --num_workers 0 --set schedule=constant \
@@ -42,7 +42,7 @@ demo-rprnet: .venv/ready $(RPRNET_DATA)/synthetic.json
 COMPARED := DeepPro DeepPro-Plus TSMSA ResUNet-DTUM ResUNet-RFR ACM DNANet RDIAN MSHNet
 COMPARE_TRAIN := --dataset_names Synthetic --dataset_dir data/rprnet_demo --log_dir log/compare --epochs 1 \
 	--sample_rate 1 --batch_size 2 --patch_size 48 --learning_rate 1e-3 --num_workers 0 --set schedule=constant \
-	--set validation=holdout --set clip.train_resize=None --set clip.test_resize=None
+	--set validation=holdout --set train_resize=None --set test_resize=None
 
 compare: .venv/ready $(RPRNET_DATA)/synthetic.json
 	$(RUN) train.py --model_names $(COMPARED) $(COMPARE_TRAIN)
