@@ -226,6 +226,13 @@ def test_a_run_that_goes_on_sees_and_learns_the_same(rich, continued):
         assert [line[name] for line in record_of(folder)] == [line[name] for line in record_of(whole)], name
 
 
+def test_the_curves_of_a_run_that_went_on_have_no_hole(rich, continued):
+    """Those of the last batch or epoch before the interruption are kept, too."""
+    whole, found = curves_of(rich[0]), curves_of(continued[1])
+    for name in ("train/loss", "train/missed", "epoch/loss", "epoch/iou", "epoch/learning_rate"):
+        assert found[name] == whole[name], name
+
+
 def test_a_model_trains_the_same_behind_another_one(rich, forget, tiny_data, tmp_path):
     folder = rich[0]
     few = ("--model_names", "Toy", "DeepPro", "Toy", "--epochs", 1, "--seq_len", 4, "--patch_size", 16)

@@ -168,7 +168,7 @@ class TrainingRun:
         else:
             self.folder = new_run_folder(self.log_dir, *reversed(self.names))
         self.record = Record(self.folder / "train.jsonl", self.progress.epoch)
-        self.board = SummaryWriter(str(self.folder), purge_step=self.progress.steps)
+        self.board = SummaryWriter(str(self.folder), purge_step=self.progress.steps + 1)
         recipe = self.recipe.to_dict()
         write_json(self.folder / "recipe.json", {**self.header(), **self.facts, "recipe": recipe})
         model, dataset = self.names
