@@ -86,6 +86,7 @@ def boxes(tiny_data, tmp_path_factory) -> Path:
         (("Toy", "TopHat"), "TopHat has no parameters to train"),
         (("Toy", "--dataset_names", "Synthetic", "IRDST-simulation"), "IRDST-simulation"),
         (("Toy", "ToyBoxes", "--set", "best=iou"), "does not score iou for models of boxes"),
+        (("Toy", "--set", "freeze=neck", "--set", "freeze_epochs=1"), "Toy has no part 'neck' to freeze"),
     ],
 )
 def test_a_plan_that_cannot_work_trains_and_writes_nothing(tiny_data, tmp_path, watched, flags, sentence):
