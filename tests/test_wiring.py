@@ -5,6 +5,7 @@ The toy network has what goes wrong unnoticed: a batch norm, a dropout and two g
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -354,3 +355,19 @@ def test_the_seed_and_the_workers_reach_the_loader(tiny_data, seed):
         assert run.clips[3, index]["name"] == f"Sequence{chosen // 23 + 1}[{first}:{last}]"
     torch.manual_seed(seed)
     assert not differ(run.state.model.state_dict(), Toy().state_dict())
+
+
+def test_a_stop_in_the_last_epoch_of_a_model_is_one_for_the_models_after_it(
+    monkeypatch, capsys, tiny_data, tmp_path
+):
+    validate = train.TrainingRun.validate
+
+    def interrupted(run):
+        signal.raise_signal(signal.SIGTERM)
+        return validate(run)
+
+    monkeypatch.setattr(train.TrainingRun, "validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny_data, tmp_path, {"sample_rate": 0.06}, "--model_names", "Toy", "Toy")
+    saved = read_checkpoint(only_run(tmp_path) / "last.pth")
+    assert saved["progress"]["epoch"] == 1 and "iou" in saved["scores"]

@@ -157,6 +157,8 @@ class TrainingRun:
                 command = f'{self.resume} --resume "{self.folder}"'
                 print(f"stopped after {self.progress.steps} steps; continue with:\n  {command}")
                 raise KeyboardInterrupt from None
+            if self.stop.asked:  # in the last epoch, which is finished: no other run begins
+                raise KeyboardInterrupt
 
     def start(self) -> None:
         """Make or take the folder, bring back what was saved, say what is trained."""
