@@ -79,13 +79,18 @@ def boxes(tiny_data, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("DeepPro", "STMENet", "--set", "model.seq_len=6"), "STMENet has no option 'seq_len'"),
+        (
+            ("DeepPro", "STMENet", "--set", "model.seq_len=6", "--patch_size", "32"),
+            "STMENet has no option 'seq_len'",
+        ),
         (("Toy", "DeepPrro"), "no model 'DeepPrro'"),
         (("Toy", "ToyBoxes", "--loss", "Scaled"), "loss Scaled takes masks but ToyBoxes predicts boxes"),
         (("Toy", "ToyBoxes", "--loss", "YOLOX"), "loss YOLOX takes boxes but Toy predicts masks"),
         (("Toy", "TopHat"), "TopHat has no parameters to train"),
         (("Toy", "--dataset_names", "Synthetic", "IRDST-simulation"), "IRDST-simulation"),
         (("Toy", "ToyBoxes", "--set", "best=iou"), "does not score iou for models of boxes"),
+        (("Toy", "--patch_size", "41"), "48x40, smaller than the patch of 41"),
+        (("Toy", "--set", "canvas=47"), "larger than the canvas of 47x47"),
         (("Toy", "--set", "freeze=neck", "--set", "freeze_epochs=1"), "Toy has no part 'neck' to freeze"),
     ],
 )
