@@ -184,6 +184,38 @@ def test_the_figures_that_a_refusal_names_are_accepted(tiny_data, tmp_path, prot
     assert "iou" in others and not (tmp_path / "others").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "truth", "figures"),
+    [
+        ("Toy", "0,0\n" * 24, "pd, fa, auc"),
+        ("Toy", None, ""),
+        ("ToyBoxes", "0,0\n" * 24, ""),
+    ],
+    ids=["points", "nothing", "boxes"],
+)
+def test_a_validation_without_its_truth_offers_figures_that_it_accepts(
+    tiny_data, tmp_path, model, truth, figures
+):
+    """It trains on Sequence1, which has masks; Sequence2 has points or nothing."""
+    root = tmp_path / "own"
+    for number, kinds in ((1, ("images", "masks")), (2, ("images",))):
+        for kind in kinds:
+            shutil.copytree(
+                tiny_data / f"Synthetic/Sequence{number}" / kind, root / f"Sequence{number}" / kind
+            )
+    (root / "train.txt").write_text("Sequence1\n")
+    (root / "test.txt").write_text("Sequence2\n")
+    if truth:
+        (root / "Sequence2/centroids.txt").write_text(truth)
+    names = ("--model_names", model, "--dataset_names", "Folder", "--epochs", 0, "--num_workers", 0)
+    with pytest.raises(UserError, match="Sequence2 has no .*, so it cannot validate by") as refused:
+        run(train, root, tmp_path / "log", *names)
+    offered = str(refused.value).partition("--set best=")[2]
+    assert offered.removeprefix(" one of ") == figures
+    for figure in figures.split(", ") if figures else ():
+        run(train, root, tmp_path / "log", *names, "--set", f"best={figure}")
+
+
 # ---------------------------------------------------------------- the figures of test.py
 
 

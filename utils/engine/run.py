@@ -63,10 +63,19 @@ class Validation:
         kinds = self.sources[self.chosen.empty.truth]
         for video in self.videos:
             if not video.frames.sequence.has(kinds):
+                others = figure_names(self.lines, self.is_possible)
                 raise UserError(
                     f"{dataset} {video.name} has no {' or '.join(kinds)}, so it cannot validate by "
-                    f"{self.best}; add them, use --set validation=holdout or --set best=pd"
+                    f"{self.best}; add them, or use --set validation=holdout"
+                    + f" or --set best= one of {', '.join(others)}"
+                    * bool(others)
                 )
+
+    def is_possible(self, metric: Any) -> bool:
+        """Whether the task has what a metric takes, and each of the sequences its truth."""
+        kinds = self.sources[metric.truth]
+        has_truth = all(video.frames.sequence.has(kinds) for video in self.videos)
+        return metric.takes in self.task.predicts and has_truth
 
     @property
     def chosen(self) -> Any:
