@@ -63,6 +63,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     validation = Validation(videos, lines, recipe, task, SOURCES)
     validation.check(dataset.name)
     clips = TrainingClips(training, recipe, task, cache)
+    read_first_clips(clips, videos)
     return TrainingRun(
         names,
         recipe,
@@ -78,6 +79,12 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
         saved=saved,
         folder=folder,
     )
+
+
+def read_first_clips(clips: TrainingClips, videos: list[TestVideo]) -> None:
+    """Raises UserError where frames do not fit the recipe, as those that are smaller than its patch."""
+    _ = clips[0, 0]
+    next(iter(videos[0]))
 
 
 def build_loss(recipe: Recipe, task: Task, model: str) -> Any:

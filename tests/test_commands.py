@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 TINY = ("--seq_len", 8, "--patch_size", 16, "--epochs", 1, "--batch_size", 2, "--sample_rate", 0.06)
 TINY = (*TINY, "--num_workers", 0)
 CPU = ("--device", "cpu")
-NORMALISED = ("--set", "clip.mean=100", "--set", "clip.std=20")  # no frame is read before the training
+NORMALISED = ("--set", "clip.mean=100", "--set", "clip.std=20")  # no frames are read for their statistics
 
 
 def exit_code(command, *args) -> int:
@@ -313,10 +313,11 @@ def test_damaged_files_of_a_training_set(refusal, data_copy, tmp_path, damage, k
 
 
 def test_damaged_files_met_by_a_worker_of_a_real_process(run_python, data_copy, tmp_path):
-    for path in data_copy.glob("Sequence[123]/images/*.png"):
-        truncate(path)
+    for path in data_copy.glob("Sequence[13]/images/*.png"):
+        truncate(path)  # the first clip, which is read before the training, is of Sequence2
     flags = (*TINY, "--num_workers", 1, *NORMALISED, "--dataset_dir", data_copy, *CPU)
     done = run_python("train.py", *flags, "--log_dir", tmp_path / "log")
+    assert only_run(tmp_path / "log", "DeepPro")  # it has begun
     assert "is truncated or damaged; copy it again" in only_sentence(done.returncode, done.stderr)
 
 

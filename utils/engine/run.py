@@ -63,17 +63,18 @@ class Validation:
         kinds = self.sources[self.chosen.empty.truth]
         for video in self.videos:
             if not video.frames.sequence.has(kinds):
-                others = figure_names(self.lines, self.can_score)
-                remedy = f" or --set best={others[0]}" if others else ""
+                others = figure_names(self.lines, self.is_possible)
+                remedy = f" or --set best= one of {', '.join(others)}" if others else ""
                 raise UserError(
                     f"{dataset} {video.name} has no {' or '.join(kinds)}, so it cannot validate by "
-                    f"{self.best}; add them, use --set validation=holdout{remedy}"
+                    f"{self.best}; add them, or use --set validation=holdout{remedy}"
                 )
 
-    def can_score(self, metric: Any) -> bool:
-        """Whether a metric takes the task's predictions and the truth of every video."""
+    def is_possible(self, metric: Any) -> bool:
+        """Whether the task has what a metric takes, and each of the sequences its truth."""
         kinds = self.sources[metric.truth]
-        return metric.takes in self.task.predicts and all(v.frames.sequence.has(kinds) for v in self.videos)
+        has_truth = all(video.frames.sequence.has(kinds) for video in self.videos)
+        return metric.takes in self.task.predicts and has_truth
 
     @property
     def chosen(self) -> Any:
@@ -164,6 +165,8 @@ class TrainingRun:
                 command = f'{self.resume} --resume "{self.folder}"'
                 print(f"stopped after {self.progress.steps} steps; continue with:\n  {command}")
                 raise KeyboardInterrupt from None
+            if self.stop.asked:  # in the last epoch, which is finished: no other run begins
+                raise KeyboardInterrupt
 
     def start(self) -> None:
         """Make or take the folder, bring back what was saved, say what is trained."""
@@ -175,7 +178,7 @@ class TrainingRun:
         else:
             self.folder = new_run_folder(self.log_dir, *reversed(self.names))
         self.record = Record(self.folder / "train.jsonl", self.progress.epoch)
-        self.board = SummaryWriter(str(self.folder), purge_step=self.progress.steps)
+        self.board = SummaryWriter(str(self.folder), purge_step=self.progress.steps + 1)
         recipe = self.recipe.to_dict()
         write_json(self.folder / "recipe.json", {**self.header(), **self.facts, "recipe": recipe})
         model, dataset = self.names

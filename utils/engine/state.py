@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from utils.checkpoint import load_weights
-from utils.engine.optim import AveragedWeights, make_optimizer
+from utils.engine.optim import AveragedWeights, freeze, make_optimizer
 from utils.recipe.schema import OptimisationSettings
 from utils.seed import random_state, restore_random_state
 
@@ -41,6 +41,7 @@ class TrainState:
     def __init__(self, model: nn.Module, recipe: OptimisationSettings):
         self.model = model
         self.optimizer = make_optimizer(model, recipe)
+        freeze(model, self.optimizer, recipe, epoch=0)  # refuses a part that is not there
         self.average = AveragedWeights(model, recipe.ema) if recipe.ema else None
         self.progress = Progress()
 

@@ -1,0 +1,396 @@
+"""What is refused before any work, and the wiring of test.py: figures by hand, tables after each model."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toys import Toy, ToyBoxes, files_of, iou_by_hand, probabilities_by_hand, registered_toys
+
+import test
+import train
+from metrics.protocols import table_figures
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.errors import UserError
+from utils.recipe.schema import RuntimeSettings
+from utils.report import evaluation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TESTED = ["Sequence4", "Sequence5"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def watched(one_thread):
+    """The toys, and no pictures of curves, which take most of the time and are tested elsewhere."""
+    with registered_toys() as toys, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "write_curves", lambda *_: None)
+        yield toys
+
+
+def run(command, data: Path, log: Path, *flags) -> None:
+    words = (*flags, "--dataset_dir", data, "--log_dir", log, "--device", "cpu")
+    command.main([str(word) for word in words])
+
+
+def trained(data: Path, log: Path, model: str, *flags) -> Path:
+    """The folder of a finished run."""
+    run(train, data, log, "--model_names", model, "--num_workers", 0, *flags)
+    return only(log / "Synthetic" / model)
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.iterdir()
+    return found
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def toy(tiny_data, tmp_path_factory) -> Path:
+    """The best.pth of a Toy that was trained on frames resized to 32x36, by a recipe of its own."""
+    flags = ("--set", "test_resize=(32,36)", "--set", "deterministic=False", "--seed", 3, "--threshold", 0.4)
+    return trained(tiny_data, tmp_path_factory.mktemp("toy"), "Toy", *flags) / "best.pth"
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_data, tmp_path_factory) -> Path:
+    """The best.pth of a Toy on frames as they are."""
+    return trained(tiny_data, tmp_path_factory.mktemp("plain"), "Toy") / "best.pth"
+
+
+@pytest.fixture(scope="module")
+def boxes(tiny_data, tmp_path_factory) -> Path:
+    """The run of a box model that validates by the clean protocol."""
+    return trained(tiny_data, tmp_path_factory.mktemp("boxes"), "ToyBoxes", "--protocol", "clean")
+
+
+# ---------------------------------------------------------------- plans that cannot work
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ("DeepPro", "STMENet", "--set", "model.seq_len=6", "--patch_size", "32"),
+            "STMENet has no option 'seq_len'",
+        ),
+        (("Toy", "DeepPrro"), "no model 'DeepPrro'"),
+        (("Toy", "ToyBoxes", "--loss", "Scaled"), "loss Scaled takes masks but ToyBoxes predicts boxes"),
+        (("Toy", "ToyBoxes", "--loss", "YOLOX"), "loss YOLOX takes boxes but Toy predicts masks"),
+        (("Toy", "TopHat"), "TopHat has no parameters to train"),
+        (("Toy", "--dataset_names", "Synthetic", "IRDST-simulation"), "IRDST-simulation"),
+        (("Toy", "ToyBoxes", "--set", "best=iou"), "does not score iou for models of boxes"),
+        (("Toy", "--patch_size", "41"), "48x40, smaller than the patch of 41"),
+        (("Toy", "--set", "canvas=47"), "larger than the canvas of 47x47"),
+        (("Toy", "--set", "freeze=neck", "--set", "freeze_epochs=1"), "Toy has no part 'neck' to freeze"),
+    ],
+)
+def test_a_plan_that_cannot_work_trains_and_writes_nothing(tiny_data, tmp_path, watched, flags, sentence):
+    watched.restart()
+    with pytest.raises(UserError, match=sentence):
+        run(train, tiny_data, tmp_path / "log", "--num_workers", 0, "--model_names", *flags)
+    assert not (tmp_path / "log").exists()
+    assert not watched.clips
+
+
+def other_width(path: Path, source: Path) -> Path:
+    """The checkpoint `source` with the weights of a wider Toy."""
+    save_checkpoint(path, {**read_checkpoint(source), "weights": Toy(width=6).state_dict()})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (other_width, r"second\.pth holds the weights of another model or size"),
+        (lambda path, _: path, r"no checkpoint .*second\.pth"),
+        (lambda path, source: path.write_bytes(source.read_bytes()[:999]) and path, "damaged"),
+    ],
+    ids=["weights", "missing", "cut"],
+)
+def test_a_wrong_second_checkpoint_is_refused_before_the_first_is_tested(
+    plain, tiny_data, tmp_path, spoil, sentence
+):
+    second = spoil(tmp_path / "second.pth", plain)
+    with pytest.raises(UserError, match=sentence):
+        run(test, tiny_data, tmp_path / "log", "--checkpoint", plain, second)
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_missing_second_data_set_is_refused_before_the_first_is_tested(plain, tiny_data, tmp_path):
+    with pytest.raises(UserError, match="IRDST-simulation"):
+        names = ("--dataset_names", "Synthetic", "IRDST-simulation")
+        run(test, tiny_data, tmp_path / "log", "--checkpoint", plain, *names)
+    assert not (tmp_path / "log").exists()
+
+
+TRAINING = ["sampling.patch=8", "batch_size=2", "epochs=3", "loss=Scaled"]
+
+
+@pytest.mark.parametrize(
+    ("is_trained", "key"),
+    [(True, key) for key in ("model.seq_len=3", "model.width=4", *TRAINING)]
+    + [(False, key) for key in TRAINING],  # a model without a checkpoint is built by its options
+)
+def test_a_key_that_a_test_ignores_is_refused(plain, tiny_data, tmp_path, is_trained, key):
+    chosen = ("--checkpoint", plain) if is_trained else ("--model_names", "TopHat")
+    with pytest.raises(UserError, match=f"{key.partition('=')[0]} has no effect on a test of"):
+        run(test, tiny_data, tmp_path / "log", *chosen, "--set", key)
+    assert not (tmp_path / "log").exists()
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def test_a_box_model_validates_by_a_figure_of_a_later_line(boxes, tiny_data, tmp_path):
+    lines = [json.loads(line) for line in (boxes / "train.jsonl").read_text().splitlines()]
+    found = [line["ap50"] for line in lines]
+    best = read_checkpoint(boxes / "best.pth")
+    assert best["scores"]["ap50"] == max(found) == best["progress"]["best"]
+    assert best["progress"]["epoch"] == max(epoch for epoch, ap in enumerate(found, 1) if ap == max(found))
+    assert {"pd", "fa", "auc", "ap50"} <= lines[0].keys() and "iou" not in lines[0]
+    run(test, tiny_data, tmp_path, "--checkpoint", boxes / "best.pth", "--protocol", "clean")
+    rows = rows_of(only(tmp_path / "Synthetic/ToyBoxes") / "table.csv")
+    scored = {row["targets by"]: row for row in rows if row["group"] == "all"}
+    assert float(scored["CentroidPdFa"]["AP50 %"]) == pytest.approx(100 * max(found))
+    epoch = best["progress"]["epoch"] - 1
+    assert float(scored["ShootingRules"]["Pd %"]) == pytest.approx(
+        100 * lines[epoch]["pd"]
+    )  # of the first line
+
+
+@pytest.mark.parametrize("protocol", ["published", "clean"])
+def test_the_figures_that_a_refusal_names_are_accepted(tiny_data, tmp_path, protocol):
+    flags = ("--model_names", "ToyBoxes", "--protocol", protocol, "--epochs", 0, "--num_workers", 0)
+    with pytest.raises(UserError, match="--set best= takes one of ") as refused:
+        run(train, tiny_data, tmp_path, *flags, "--set", "best=iou")
+    figures = str(refused.value).rpartition("takes one of ")[2].split(", ")
+    assert "ap50" in figures
+    for figure in figures:
+        run(train, tiny_data, tmp_path, *flags, "--set", f"best={figure}")
+    others = {figure.name for figure in table_figures()} - set(figures)
+    for figure in others:
+        with pytest.raises(UserError, match="--set best= takes one of "):
+            run(train, tiny_data, tmp_path / "others", *flags, "--set", f"best={figure}")
+    assert "iou" in others and not (tmp_path / "others").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "truth", "figures"),
+    [
+        ("Toy", "0,0\n" * 24, "pd, fa, auc"),
+        ("Toy", None, ""),
+        ("ToyBoxes", "0,0\n" * 24, ""),
+    ],
+    ids=["points", "nothing", "boxes"],
+)
+def test_a_validation_without_its_truth_offers_figures_that_it_accepts(
+    tiny_data, tmp_path, model, truth, figures
+):
+    """It trains on Sequence1, which has masks; Sequence2 has points or nothing."""
+    root = tmp_path / "own"
+    for number, kinds in ((1, ("images", "masks")), (2, ("images",))):
+        for kind in kinds:
+            shutil.copytree(
+                tiny_data / f"Synthetic/Sequence{number}" / kind, root / f"Sequence{number}" / kind
+            )
+    (root / "train.txt").write_text("Sequence1\n")
+    (root / "test.txt").write_text("Sequence2\n")
+    if truth:
+        (root / "Sequence2/centroids.txt").write_text(truth)
+    names = ("--model_names", model, "--dataset_names", "Folder", "--epochs", 0, "--num_workers", 0)
+    with pytest.raises(UserError, match="Sequence2 has no .*, so it cannot validate by") as refused:
+        run(train, root, tmp_path / "log", *names)
+    offered = str(refused.value).partition("--set best=")[2]
+    assert offered.removeprefix(" one of ") == figures
+    for figure in figures.split(", ") if figures else ():
+        run(train, root, tmp_path / "log", *names, "--set", f"best={figure}")
+
+
+# ---------------------------------------------------------------- the figures of test.py
+
+
+def test_a_test_gives_the_figures_of_the_network_at_rest(plain, tiny_data, tmp_path):
+    """Without dropout and by the running statistics: IoU by hand, of all frames and of each sequence."""
+    run(test, tiny_data, tmp_path, "--checkpoint", plain, "--protocol", "published")
+    folder = only(tmp_path / "Synthetic/Toy")
+    (scores,) = json.loads((folder / "eval.json").read_text())["scores"]
+    weights, root = read_checkpoint(plain)["weights"], tiny_data / "Synthetic"
+    expected = {name: iou_by_hand(weights, root, [name]) for name in TESTED}
+    assert {n: s["iou"] for n, s in scores["sequences"].items()} == pytest.approx(expected, rel=1e-3)
+    assert min(expected.values()) > 0
+    assert scores["groups"]["all"]["iou"] == pytest.approx(iou_by_hand(weights, root, TESTED), rel=1e-3)
+    summary = json.loads((plain.parent / "train.jsonl").read_text())
+    assert scores["groups"]["all"]["iou"] == pytest.approx(summary["iou"], rel=1e-3)
+
+
+def test_tables_and_json_say_how_many_sequences_and_frames(plain, tiny_data, tmp_path):
+    run(test, tiny_data, tmp_path, "--checkpoint", plain)
+    folder = only(tmp_path / "Synthetic/Toy")
+    expected = {"all": ("2", "48"), "SNR<=3": ("1", "24"), "SNR>3": ("1", "24")}
+    for table in (folder / "table.csv", only(tmp_path / "tables") / "table.csv"):
+        rows = rows_of(table)
+        assert {row["group"] for row in rows} == set(expected)
+        assert all((row["sequences"], row["frames"]) == expected[row["group"]] for row in rows)
+        header, _, *lines = table.with_suffix(".md").read_text().splitlines()
+        place = [cell.strip() for cell in header.split("|")].index("frames")
+        assert {line.split("|")[place].strip() for line in lines} == {"24", "48"}
+    tested = json.loads((folder / "eval.json").read_text())
+    assert tested["frames"] == 48
+    for scores in tested["scores"]:
+        counts = {n: (str(s["sequences"]), str(s["frames"])) for n, s in scores["groups"].items()}
+        assert counts == expected
+        assert all((s["sequences"], s["frames"]) == (1, 24) for s in scores["sequences"].values())
+
+
+def test_the_split_protocol_and_threshold_that_were_typed_are_used(plain, tiny_data, tmp_path):
+    flags = ("--split", "train", "--protocol", "clean", "--threshold", 0.4)
+    run(test, tiny_data, tmp_path, "--checkpoint", plain, *flags)
+    tested = json.loads((only(tmp_path / "Synthetic/Toy") / "eval.json").read_text())
+    assert (tested["split"], tested["recipe"]["scoring"]["threshold"]) == ("train", 0.4)
+    assert {scores["protocol"] for scores in tested["scores"]} == {"clean"}
+    names = ["Sequence1", "Sequence2", "Sequence3"]
+    expected = iou_by_hand(read_checkpoint(plain)["weights"], tiny_data / "Synthetic", names, threshold=0.4)
+    first = tested["scores"][0]
+    assert set(first["sequences"]) == set(names)
+    assert first["groups"]["all"]["iou"] == pytest.approx(expected, rel=1e-3)
+
+
+# ---------------------------------------------------------------- on another data set
+
+
+@pytest.fixture(scope="module")
+def own_folder(tiny_data, tmp_path_factory) -> Path:
+    """Sequence5 as a data set of one's own."""
+    root = tmp_path_factory.mktemp("own")
+    shutil.copytree(tiny_data / "Synthetic/Sequence5/images", root / "mine/images")
+    shutil.copytree(tiny_data / "Synthetic/Sequence5/masks", root / "mine/masks")
+    return root
+
+
+def test_a_checkpoint_keeps_its_view_and_scoring_on_another_data_set(toy, own_folder, tmp_path, capsys):
+    """Not those that its model has for that data set, and not where it was computed."""
+    run(test, own_folder, tmp_path, "--checkpoint", toy, "--dataset_names", "Folder")
+    tested = json.loads((only(tmp_path / "Folder/Toy") / "eval.json").read_text())
+    before = json.loads(json.dumps(read_checkpoint(toy)["recipe"]))
+    assert before["runtime"]["seed"] == 3
+    runtime = {**vars(RuntimeSettings()), "device": "cpu"}
+    assert tested["recipe"] == {**before, "runtime": runtime}
+    assert tested["recipe"]["view"]["test_resize"] == [32, 36]
+    assert (tested["dataset"], tested["trained_on"]) == ("Folder", "Synthetic")
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "was trained on" in line]
+    assert note == (
+        f"note: {toy} was trained on Synthetic; on Folder it keeps the view of its training "
+        "(frames=4, test_resize=(32, 36)) and that data set's own gray value statistics"
+    )
+
+    weights, place = read_checkpoint(toy)["weights"], own_folder / "mine"
+    images = [Image.open(path).resize((36, 32), Image.Resampling.BICUBIC) for path in sorted_images(place)]
+    frames = np.stack([np.asarray(image, np.float64) for image in images])
+    maps = probabilities_by_hand(weights, frames, frames.mean(), frames.std())
+    hits = np.stack([cv2.resize(p, (48, 40), interpolation=cv2.INTER_LINEAR) for p in maps]) > 0.4
+    masks = files_of(place / "masks") > 0
+    expected = (hits & masks).sum() / (hits | masks).sum()
+    assert tested["scores"][0]["groups"]["all"]["iou"] == pytest.approx(expected, rel=0.01)
+    assert expected > 0
+
+
+def sorted_images(sequence: Path) -> list[Path]:
+    return sorted((sequence / "images").iterdir())
+
+
+def test_the_note_names_the_mean_and_deviation_that_stay(tiny_data, own_folder, tmp_path, capsys):
+    flags = ("--set", "mean=100", "--set", "std=20", "--epochs", 0)
+    folder = trained(tiny_data, tmp_path / "log", "Toy", *flags)
+    run(test, own_folder, tmp_path, "--checkpoint", folder / "last.pth", "--dataset_names", "Folder")
+    tested = json.loads((only(tmp_path / "Folder/Toy") / "eval.json").read_text())
+    assert tested["normalisation"] == {"mine": {"mean": 100, "std": 20, "scale": None}}
+    assert "(frames=4, mean=100.0, std=20.0) and its mean and std" in capsys.readouterr().out
+
+
+def test_on_its_own_data_set_there_is_no_note(toy, tiny_data, tmp_path, capsys):
+    run(test, tiny_data, tmp_path, "--checkpoint", toy)
+    assert "was trained on" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- several models
+
+
+def test_the_common_table_has_the_first_model_when_the_second_one_fails(
+    monkeypatch, plain, boxes, tiny_data, tmp_path
+):
+    forward, calls = ToyBoxes.forward, []
+
+    def fails(model, clip):
+        calls.append(clip)
+        if len(calls) == 30:  # in its second sequence
+            raise RuntimeError("out of memory")
+        return forward(model, clip)
+
+    monkeypatch.setattr(ToyBoxes, "forward", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(test, tiny_data, tmp_path, "--checkpoint", plain, boxes / "best.pth")
+    rows = rows_of(only(tmp_path / "tables") / "table.csv")
+    assert rows == rows_of(only(tmp_path / "Synthetic/Toy") / "table.csv")
+    assert len(rows) == 12 and {row["model"] for row in rows} == {"Toy"}  # 4 lines of 3 groups
+
+
+def test_the_common_table_has_every_model_of_every_data_set(plain, boxes, tiny_data, own_folder, tmp_path):
+    both = tmp_path / "data"
+    shutil.copytree(tiny_data / "Synthetic", both / "Synthetic")
+    (both / "Folder").mkdir()
+    flags = ("--checkpoint", boxes / "best.pth", plain, "--dataset_names", "Synthetic", "Folder")
+    shutil.copytree(own_folder / "mine", both / "mine")
+    run(test, both, tmp_path / "log", *flags, "--protocol", "clean")
+    rows = rows_of(only(tmp_path / "log/tables") / "table.csv")
+    found = dict.fromkeys((row["data set"], row["model"], row["weights"]) for row in rows)
+    expected = [
+        (data, model, str(weights))
+        for data in ("Synthetic", "Folder")
+        for model, weights in (("ToyBoxes", boxes / "best.pth"), ("Toy", plain))
+    ]
+    assert list(found) == expected
+    single = [rows_of(only(tmp_path / "log" / data / model) / "table.csv") for data, model, _ in expected]
+    assert rows == [row for table in single for row in table]
+
+
+# ---------------------------------------------------------------- memory
+
+
+def arrays_below(thing, seen: set[int]) -> list:
+    """The arrays and tensors that can be reached from a thing."""
+    if id(thing) in seen or isinstance(thing, type):
+        return []
+    seen.add(id(thing))
+    if isinstance(thing, np.ndarray | torch.Tensor):
+        return [thing]
+    below = list(thing.values()) if isinstance(thing, dict) else []
+    below += list(thing) if isinstance(thing, list | tuple | set) else []
+    below += list(vars(thing).values()) if hasattr(thing, "__dict__") else []
+    return [array for part in below for array in arrays_below(part, seen)]
+
+
+def test_a_tested_video_holds_no_frames(monkeypatch, toy, boxes, tiny_data, tmp_path):
+    videos = []
+
+    class Noted(test.TestVideo):
+        def __init__(self, *args):
+            super().__init__(*args)
+            videos.append(self)
+
+    monkeypatch.setattr(test, "TestVideo", Noted)
+    for number, checkpoint in enumerate((toy, boxes / "best.pth")):
+        run(test, tiny_data, tmp_path / str(number), "--checkpoint", checkpoint, "--save_overlays")
+    assert [video.name for video in videos] == 2 * TESTED
+    for video in videos:
+        sizes = [array.size for array in arrays_below(video, set())]
+        assert all(size < 32 * 36 for size in sizes), sizes
