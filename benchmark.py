@@ -2,16 +2,11 @@
 
 import argparse
 import re
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
-
-import cv2
-import numpy as np
-import torch
 
 from dataset.io import read_gray
 from metrics import create_metric
@@ -21,20 +16,22 @@ from model import create_model
 from utils.cli import add_recipe_flags, new_parser, typed_settings
 from utils.engine.cost import (
     WARM_UP,
+    load_and_score_seconds,
     machine_facts,
     multiply_adds,
     peak_mebibytes,
-    seconds_of,
     speed_on_video,
 )
+from utils.engine.dry_run import dry_run
 from utils.engine.runtime import Runtime
 from utils.errors import UserError, run_command
 from utils.files import write_json
-from utils.recipe.resolve import resolve_recipe
+from utils.recipe.resolve import check_use, full_keys, resolve_recipe
 from utils.recipe.schema import Recipe
-from utils.registry import MODELS
+from utils.registry import MODELS, Entry
 from utils.report.table import format_table
 from utils.runlog import new_run_folder
+from utils.task import TASKS
 
 COLUMNS = {
     "model": None,
@@ -77,34 +74,29 @@ def frame_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def load_and_score_seconds(size: tuple[int, int]) -> tuple[float, float]:
-    """Seconds to decode one 8-bit PNG frame, and to score one predicted frame by DeepPro's protocol."""
-    draw, cpu, calls = np.random.default_rng(0), torch.device("cpu"), 21 * [()]
-    scene = cv2.GaussianBlur(draw.integers(0, 256, size).astype(np.uint8), (0, 0), 3)
-    probability = (draw.random(size) ** 12).astype(np.float32)
-    mask = np.zeros(size, np.uint8)
-    mask[size[0] // 2, size[1] // 2] = 1
-    metrics = [create_metric(name, **options) for name, options in PROTOCOLS["DeepPro"][0].items()]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "frame.png")
-        path.write_bytes(cv2.imencode(".png", scene)[1].tobytes())
-        load = np.median(seconds_of(lambda: read_gray(path), calls, cpu))
-    score = np.median(seconds_of(lambda: [m.update(probability, mask) for m in metrics], calls, cpu))
-    return float(load), float(score)
+def checked_recipe(entry: Entry, args: argparse.Namespace) -> Recipe:
+    """A model's recipe. Raises UserError for keys that do nothing here and a size that it does not take."""
+    typed, task = typed_settings(args), TASKS[entry.facts.get("task", "masks")]
+    check_use(full_keys(typed, {}), ("model", "view", "runtime"), f"the speed of {entry.name}")
+    recipe = resolve_recipe(entry.facts["recipe"], "", typed, task.name)
+    dry_run(partial(create_model, entry.name, **recipe.model), task, recipe.view, args.size)
+    return recipe
 
 
 def measure(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
     """One row: what the network weighs, what it costs, how fast it is here."""
     runtime, view = Runtime.of(recipe.runtime), recipe.view
     shape = (1, view.channels, view.frames, *args.size)
-    step = view.frames if view.key == "all" else 1  # frames that a clip gives predictions of
     model = runtime.prepare(create_model(name, **recipe.model))
     parameters = sum(p.numel() for p in model.parameters())
     with runtime.computing():
-        speed = speed_on_video(model, shape, step, args.repeats, runtime.device)
+        speed = speed_on_video(model, shape, view.predicted, args.repeats, runtime.device)
     peak = peak_mebibytes(runtime.device)  # before anything else takes memory
-    multiplied = multiply_adds(lambda: create_model(name, **recipe.model), shape) / step
-    load, score = load_and_score_seconds(args.size)
+    multiplied = multiply_adds(lambda: create_model(name, **recipe.model), shape) / view.predicted
+    metrics = [create_metric(name, **options) for name, options in PROTOCOLS["DeepPro"][0].items()]
+    load, score = load_and_score_seconds(
+        args.size, read_gray, lambda *frame: [metric.update(*frame) for metric in metrics]
+    )
     published = published_complexity(name) if args.size == (480, 720) else {}
     return {
         "model": name,
@@ -137,7 +129,7 @@ def measure_alone(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[s
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     entries = [MODELS.entry(name) for name in args.model_names or ["DeepPro", "DeepPro-Plus"]]
-    recipes = [resolve_recipe(entry.facts["recipe"], "", typed_settings(args)) for entry in entries]
+    recipes = [checked_recipe(entry, args) for entry in entries]
     machine = machine_facts(Runtime.of(recipes[0].runtime).device)
     rows = [measure_alone(e.name, recipe, args) for e, recipe in zip(entries, recipes, strict=True)]
     path = new_run_folder(args.log_dir, "benchmark") / "benchmark.json"

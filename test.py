@@ -66,12 +66,11 @@ def build_test(args: argparse.Namespace, candidate: Candidate, data: SequenceSet
     recipe = candidate.recipe(data.name, typed_settings(args))
     if note := candidate.note(data.name, recipe):
         print(f"note: {note}")
-    if not candidate.saved:
-        candidate.load(recipe, create_model)
     scoring, protocols = recipe.scoring, list(dict.fromkeys(args.protocols))
     lines = protocol_lines(protocols, scoring.paper, scoring.threshold, scoring.match, scoring.exclude)
     cache = args.cache_dir if args.cache else None
     videos = [TestVideo(sequence, data, recipe.view, cache) for sequence in data]
+    candidate.try_out(recipe, create_model, videos)
     return Test(candidate, data, recipe, lines, videos, Runtime.of(recipe.runtime))
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from loss import create_loss
 from metrics.protocols import protocol_lines
 from model import create_model
 from utils.cli import add_data_flags, add_recipe_flags, new_parser, reader_options, typed_settings
+from utils.engine.dry_run import dry_run
 from utils.engine.resume import continued_recipe, find_saved_run, resume_command
-from utils.engine.run import TrainingRun, Validation
+from utils.engine.run import TrainingRun
 from utils.engine.runtime import Runtime
 from utils.engine.state import TrainState
+from utils.engine.validation import Validation
 from utils.errors import UserError, run_command
 from utils.recipe.resolve import resolve_recipe
 from utils.recipe.schema import Recipe
@@ -63,7 +66,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     validation = Validation(videos, lines, recipe, task, SOURCES)
     validation.check(dataset.name)
     clips = TrainingClips(training, recipe, task, cache)
-    read_first_clips(clips, videos)
+    try_first_clips(clips, videos, model.name, recipe, task)
     return TrainingRun(
         names,
         recipe,
@@ -81,10 +84,13 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     )
 
 
-def read_first_clips(clips: TrainingClips, videos: list[TestVideo]) -> None:
-    """Raises UserError where frames do not fit the recipe, as those that are smaller than its patch."""
-    _ = clips[0, 0]
-    next(iter(videos[0]))
+def try_first_clips(
+    clips: TrainingClips, videos: list[TestVideo], model: str, recipe: Recipe, task: Task
+) -> None:
+    """Raises UserError where frames do not fit the recipe, or the network does not fit both."""
+    _, validated = next(iter(videos[0]))
+    for clip in (clips[0, 0]["clip"], validated):
+        dry_run(partial(create_model, model, **recipe.model), task, recipe.view, tuple(clip.shape[-2:]))
 
 
 def build_loss(recipe: Recipe, task: Task, model: str) -> Any:
@@ -105,7 +111,6 @@ def read_data(args: argparse.Namespace, name: str, recipe: Recipe) -> tuple[Sequ
     for note in training.notes:
         print(f"note: {note}")
     if sampling.validation == "test":
-        print("best.pth is chosen on the test split, as published; --set validation=holdout avoids it")
         return training, create_dataset(name, args.dataset_dir, "test", **options)
     held = training.sequences[sampling.holdout - 1 :: sampling.holdout]
     if not held:

@@ -194,7 +194,7 @@ def check_clip(clip: Tensor) -> None:
     if clip.ndim != 5 or clip.shape[1:3] != (3, FRAMES):
         raise UserError(
             f"ResUNet-DTUM takes clips [B, 3, {FRAMES}, H, W] but got {list(clip.shape)}; "
-            f"set clip.channels to 3 and clip.frames to {FRAMES}"
+            f"set view.channels to 3 and view.frames to {FRAMES}"
         )
 
 

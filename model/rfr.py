@@ -213,7 +213,7 @@ class ResUNetRFR(nn.Module):
 def check_clip(clip: Tensor) -> None:
     if clip.ndim != 5 or clip.shape[1] != 1 or clip.shape[2] < 1:
         raise UserError(
-            f"ResUNet-RFR takes clips [B, 1, T, H, W] but got {list(clip.shape)}; set clip.channels to 1"
+            f"ResUNet-RFR takes clips [B, 1, T, H, W] but got {list(clip.shape)}; set view.channels to 1"
         )
 
 

@@ -214,7 +214,7 @@ class RPRNet(nn.Module):
         if clip.ndim != 5 or clip.shape[1] != 3 or not 5 <= clip.shape[2] <= 10:
             raise UserError(
                 f"RPRNet takes clips [B, 3, T, H, W] of T = 5 to 10 frames but got {list(clip.shape)}; "
-                "set clip.channels to 3 and clip.frames to 6"
+                "set view.channels to 3 and view.frames to 6"
             )
         if min(clip.shape[-2:]) < self.smallest:
             raise UserError(

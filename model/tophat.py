@@ -28,7 +28,7 @@ class TopHat(nn.Module):
         """
         if clip.ndim != 5 or clip.shape[1] != 1:
             raise UserError(
-                f"TopHat takes clips [B, 1, T, H, W] but got {list(clip.shape)}; set clip.channels to 1"
+                f"TopHat takes clips [B, 1, T, H, W] but got {list(clip.shape)}; set view.channels to 1"
             )
         frames = clip[:, 0]
         detail = frames - self._dilate(-self._dilate(-frames))

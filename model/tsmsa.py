@@ -162,7 +162,7 @@ class TSMSA(nn.Module):
         if clip.ndim != 5 or clip.shape[1:3] != (1, FRAMES):
             raise UserError(
                 f"TSMSA takes clips [B, 1, {FRAMES}, H, W] but got {list(clip.shape)}; "
-                f"set clip.channels to 1 and clip.frames to {FRAMES}"
+                f"set view.channels to 1 and view.frames to {FRAMES}"
             )
         if self.motion and min(clip.shape[3:]) <= 8:
             raise UserError(

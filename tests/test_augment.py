@@ -232,8 +232,8 @@ def test_a_word_has_its_options_in_any_spelling():
         ("flip_row", r"'flip_row': there is no augmentation 'flip_row'; did you mean .*flip_rows"),
         ("crop(sid=3)", r"crop has no option 'sid'; did you mean side\?"),
         ("crop", r"crop needs side; write crop\(side=...\)"),
-        ("crop(0)", r"key crop.side cannot be 0: it takes a whole number, at least 1"),
-        ("crop(2.5)", r"key crop.side takes a whole number, at least 1, not 2.5"),
+        ("crop(0)", r"crop.side cannot be 0: it takes a whole number, at least 1"),
+        ("crop(2.5)", r"crop.side takes a whole number, at least 1, not 2.5"),
         (
             "crop(8, target_chance=1.5)",
             r"crop.target_chance cannot be 1.5: it takes .*at least 0 and at most 1",

@@ -355,12 +355,12 @@ def square_of_even_targets(folder: Path) -> SequenceSet:
 
 
 def test_crops_fit_the_frames(data):
-    with pytest.raises(UserError, match="crop of 100, larger than the frames of 96x96"):
+    with pytest.raises(UserError, match="crop of 100, larger than what it cuts, 96x96"):
         box_clips(data, augment=("crop(100)",))
-    with pytest.raises(UserError, match="crop of 41, larger than the frames of 40x40"):
+    with pytest.raises(UserError, match="crop of 41, larger than what it cuts, 40x40"):
         box_clips(data, letterbox=None, labels="float", patch=40, augment=("crop(41)",))
     clips = box_clips(data, letterbox=None, labels="float", augment=("crop(61)",))
-    with pytest.raises(UserError, match="crop of 61, larger than the frames of 80x60"):
+    with pytest.raises(UserError, match="crop of 61, larger than what it cuts, 80x60"):
         clips[0, 0]
 
 

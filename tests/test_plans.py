@@ -80,9 +80,12 @@ def boxes(tiny_data, tmp_path_factory) -> Path:
     ("flags", "sentence"),
     [
         (
-            ("DeepPro", "STMENet", "--set", "model.seq_len=6", "--patch_size", "32"),
+            ("DeepPro", "STMENet", "--set", "model.seq_len=40", "--patch_size", "32"),
             "STMENet has no option 'seq_len'",
         ),
+        (("DeepPro", "STMENet", "--seq_len", "6", "--patch_size", "32"), "STMENet takes clips"),
+        (("DeepPro", "--set", "model.seq_len=6", "--patch_size", "32"), "DeepPro takes clips .*1, 6, H, W"),
+        (("Toy", "--set", "key=1"), "predicts 4 frames of .* the recipe wants 1 of .*set view.key to all"),
         (("Toy", "DeepPrro"), "no model 'DeepPrro'"),
         (("Toy", "ToyBoxes", "--loss", "Scaled"), "loss Scaled takes masks but ToyBoxes predicts boxes"),
         (("Toy", "ToyBoxes", "--loss", "YOLOX"), "loss YOLOX takes boxes but Toy predicts masks"),
@@ -290,7 +293,8 @@ def test_a_checkpoint_keeps_its_view_and_scoring_on_another_data_set(toy, own_fo
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "was trained on" in line]
     assert note == (
         f"note: {toy} was trained on Synthetic; on Folder it keeps the view of its training "
-        "(frames=4, test_resize=(32, 36)) and that data set's own gray value statistics"
+        "(frames=4, test_resize=(32, 36)), and gray values are normalised by the statistics of Folder, "
+        "or of each sequence where it has none"
     )
 
     weights, place = read_checkpoint(toy)["weights"], own_folder / "mine"
@@ -314,7 +318,10 @@ def test_the_note_names_the_mean_and_deviation_that_stay(tiny_data, own_folder, 
     run(test, own_folder, tmp_path, "--checkpoint", folder / "last.pth", "--dataset_names", "Folder")
     tested = json.loads((only(tmp_path / "Folder/Toy") / "eval.json").read_text())
     assert tested["normalisation"] == {"mine": {"mean": 100, "std": 20, "scale": None}}
-    assert "(frames=4, mean=100.0, std=20.0) and its mean and std" in capsys.readouterr().out
+    assert (
+        "(frames=4, mean=100.0, std=20.0), and gray values are normalised by the mean and std of"
+        in capsys.readouterr().out
+    )
 
 
 def test_on_its_own_data_set_there_is_no_note(toy, tiny_data, tmp_path, capsys):

@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.recipe.fields import Setting
 from utils.recipe.resolve import SETTINGS, parse_setting
-from utils.registry import OPTIMIZERS, SCHEDULES
+from utils.registry import AUGMENTATIONS, OPTIMIZERS, SCHEDULES
 
 RECIPE_FLAGS: dict[str, Setting] = {s.facts.flag: s for s in SETTINGS.values() if s.facts.flag}
 
@@ -37,10 +37,12 @@ def recipe_help() -> str:
         text = f"{setting.facts.text} ({setting.takes}; default {setting.default!r})"
         lines += textwrap.wrap(f"{key}: {text}", 110, initial_indent="  ", subsequent_indent="      ")
     lines.append("and model.KEY and loss_options.KEY, which the model and the loss know")
-    for registry, group in ((OPTIMIZERS, "optimizer_options"), (SCHEDULES, "schedule_options")):
+    groups = {"optimizer_options": OPTIMIZERS, "schedule_options": SCHEDULES, "augment": AUGMENTATIONS}
+    for group, registry in groups.items():
         options = {name: registry.entry(name).options for name in registry.names()}
         text = ", ".join(f"{name} ({', '.join(keys) or 'none'})" for name, keys in options.items())
-        lines += textwrap.wrap(f"{group}.KEY, by {registry.kind}: {text}", 110, subsequent_indent="      ")
+        known = f"{group}, by {registry.kind}: {text or 'none'}"
+        lines += textwrap.wrap(known, 110, initial_indent="  ", subsequent_indent="      ")
     return "\n".join(lines)
 
 

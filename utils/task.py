@@ -51,6 +51,16 @@ class MaskTask:
     def check(self, recipe: Recipe) -> None:
         """Raises UserError for a recipe that such a model cannot follow."""
 
+    def check_output(self, raw: dict[str, Any], shape: tuple[int, int, int]) -> None:
+        """Raises UserError unless the network gives a map for each predicted frame; shape: (T', h, w)."""
+        found = tuple(raw["logits"].shape[1:])
+        if found != shape:
+            raise UserError(
+                f"the network predicts {found[0]} frames of {found[1]}x{found[2]} from a clip, the recipe "
+                f"wants {shape[0]} of {shape[1]}x{shape[2]}; set view.key to all where it predicts whole "
+                "windows, to the place of its key frame where it predicts one"
+            )
+
     def truth(self, frames: Frames, places: Sequence[int], recipe: Recipe) -> dict[str, Any]:
         """The truth of some frames, by the fields of dataset.sample.Sample."""
         return {"masks": frames.masks(places)}
@@ -91,6 +101,9 @@ class BoxTask:
             raise UserError(
                 "recipe key sampling.column_quirk changes masks and has no effect on boxes; set it to False"
             )
+
+    def check_output(self, raw: dict[str, Any], shape: tuple[int, int, int]) -> None:
+        """Any head will do: boxes are not tied to pixels."""
 
     def truth(self, frames: Frames, places: Sequence[int], recipe: Recipe) -> dict[str, Any]:
         """The truth of some frames, by the fields of dataset.sample.Sample."""

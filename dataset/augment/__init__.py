@@ -42,7 +42,8 @@ def create_augmentation(word: str) -> Augmentation:
             raise UserError(f"{entry.name} needs {missing[0]}; write {entry.name}({missing[0]}=...)")
         return build(entry.build, by_name, entry.name)
     except UserError as error:
-        raise UserError(f"recipe key sampling.augment has {word!r}: {error}") from None
+        reason = str(error).removeprefix("recipe key ")
+        raise UserError(f"recipe key sampling.augment has {word!r}: {reason}") from None
 
 
 def split_word(word: str) -> tuple[str, list[Any], dict[str, Any]]:

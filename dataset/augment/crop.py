@@ -28,8 +28,8 @@ class Crop(Augmentation):
         height, width = size
         if min(size) < self.side:
             raise UserError(
-                f"recipe key sampling.augment has a crop of {self.side}, larger than the frames of "
-                f"{width}x{height}; lower its side"
+                f"recipe key sampling.augment has a crop of {self.side}, larger than what it cuts, "
+                f"{width}x{height} pixels; lower its side"
             )
 
     def __call__(self, sample: Sample, draw: np.random.Generator) -> Sample:

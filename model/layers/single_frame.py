@@ -15,7 +15,7 @@ def frame_of(name: str, clip: Tensor) -> Tensor:
     if clip.ndim != 5 or clip.shape[1:3] != (1, 1):
         raise UserError(
             f"{name} takes clips [B, 1, 1, H, W] of a single frame but got {list(clip.shape)}; "
-            "set clip.channels and clip.frames to 1"
+            "set view.channels and view.frames to 1"
         )
     return clip[:, :, 0]
 

@@ -189,12 +189,12 @@ def check_clip(name: str, clip: Tensor) -> None:
     if clip.ndim != 5 or clip.shape[1:3] != (3, 5):
         raise UserError(
             f"{name} takes clips [B, 3, 5, H, W] but got {list(clip.shape)}; "
-            "set clip.channels to 3 and clip.frames to 5"
+            "set view.channels to 3 and view.frames to 5"
         )
     if clip.shape[3] % 32 or clip.shape[4] % 32:
         raise UserError(
             f"{name} needs frames whose height and width are multiples of 32 but got {list(clip.shape)}; "
-            "set clip.letterbox to such a size, 512 as published"
+            "set view.letterbox to such a size, 512 as published"
         )
 
 

@@ -1,7 +1,7 @@
 """What is tested: models with their weights, or predictions that an earlier test has kept."""
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,11 @@ from torch import nn
 
 from utils.checkpoint import load_official, load_weights, read_checkpoint
 from utils.cli import reader_options
+from utils.engine.dry_run import dry_run
 from utils.engine.predict import predict_video
 from utils.engine.runtime import Runtime, RuntimeSettings
 from utils.errors import UserError
-from utils.recipe.resolve import flat, full_keys, recipe_from_dict, recipe_with, resolve_recipe
+from utils.recipe.resolve import check_use, flat, full_keys, recipe_from_dict, recipe_with, resolve_recipe
 from utils.recipe.schema import Recipe, ViewSettings
 from utils.registry import DATASETS, MODELS
 from utils.report.predictions import SavedPredictions, read_predictions
@@ -46,6 +47,11 @@ class Candidate:
         return str(self.checkpoint or self.official or "no parameters")
 
     @property
+    def title(self) -> str:
+        """What sentences call it."""
+        return f"{self.name} ({self.source})"
+
+    @property
     def task(self) -> Task:
         return TASKS[MODELS.entry(self.name).facts.get("task", "masks")]
 
@@ -63,14 +69,18 @@ class Candidate:
         """
         if not self.content and not self.saved:
             recipe = MODELS.entry(self.name).facts["recipe"]
-            check_parts(full_keys(typed, flat(recipe)), ("model", "view", "scoring", "runtime"), self.source)
+            check_use(
+                full_keys(typed, flat(recipe)),
+                ("model", "view", "scoring", "runtime"),
+                f"a test of {self.title}",
+            )
             recipe = resolve_recipe(recipe, dataset, typed, self.task.name)
             self.task.check(recipe)
             return recipe
         saved = recipe_from_dict(self.content["recipe"] if self.content else self.saved.facts["recipe"])
         typed = full_keys(typed, flat(saved.to_dict()))
         parts = ("view", "scoring", "runtime") if self.content else ("scoring", "runtime")
-        check_parts(typed, parts, self.source)
+        check_use(typed, parts, f"a test of {self.title}")
         recipe = recipe_with(replace(saved, runtime=RuntimeSettings()), typed, self.task.name)
         self.task.check(recipe)
         return recipe
@@ -80,12 +90,13 @@ class Candidate:
         if not self.content or self.trained_on == dataset:
             return None
         view = recipe.view
-        gray = "that data set's own gray value statistics" if view.mean is None else "its mean and std"
+        statistics = f"the statistics of {dataset}, or of each sequence where it has none"
+        gray = statistics if view.mean is None else "the mean and std of its recipe"
         kept = {key: value for key, value in vars(view).items() if value != vars(ViewSettings())[key]}
         text = ", ".join(f"{key}={value}" for key, value in kept.items()) or "frames as they are"
         return (
             f"{self.source} was trained on {self.trained_on}; on {dataset} it keeps the view of its training "
-            f"({text}) and {gray}"
+            f"({text}), and gray values are normalised by {gray}"
         )
 
     def load(self, recipe: Recipe, create_model: CreateModel) -> nn.Module:
@@ -97,6 +108,14 @@ class Candidate:
             load_official(model, self.official)
         return model
 
+    def try_out(self, recipe: Recipe, create_model: CreateModel, videos: Sequence[Any]) -> None:
+        """Raises UserError where the weights do not fit the network, or the network not the first video."""
+        if not self.saved:
+            self.load(recipe, create_model)
+            _, clip = next(iter(videos[0]))
+            build = partial(create_model, self.name, **recipe.model)
+            dry_run(build, self.task, recipe.view, tuple(clip.shape[-2:]))
+
     def predictor(self, recipe: Recipe, create_model: CreateModel, runtime: Runtime) -> Callable:
         """What gives (frame, prediction) of every frame of a video."""
         threshold = recipe.scoring.threshold
@@ -104,16 +123,6 @@ class Candidate:
             return self.saved.reader(threshold)
         model = runtime.prepare(self.load(recipe, create_model))
         return partial(predict_video, model, self.task, runtime, threshold)
-
-
-def check_parts(typed: Iterable[str], parts: Sequence[str], source: str) -> None:
-    """Raises UserError for a typed key of a part of the recipe that the test of a candidate does not use."""
-    for key in typed:
-        if key.partition(".")[0] not in parts:
-            raise UserError(
-                f"recipe key {key} has no effect on a test of {source}, which takes keys of "
-                f"{', '.join(parts)}; leave it out"
-            )
 
 
 def find_candidates(

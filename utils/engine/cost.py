@@ -2,11 +2,13 @@
 
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,16 +20,38 @@ WARM_UP = 2  # clips before the timed ones: a stream has to compute all frames o
 
 
 def multiply_adds(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> float:
-    """Multiply-adds of the network that `build` makes, module by module as in training; nothing is computed.
+    """Multiply-adds per clip of the network that `build` makes, module by module as in training.
 
+    Nothing is computed. Two clips are counted, because some networks cannot train on one.
     shape: of the clip, (1, C, T, H, W)
     """
     with torch.device("meta"):
-        model, clip = build().train(), torch.empty(shape)
+        model, clips = build().train(), torch.empty(2, *shape[1:])
     counter = FlopCounterMode(display=False)
     with counter:
-        model(clip)
-    return counter.get_total_flops() / 2
+        model(clips)
+    return counter.get_total_flops() / 2 / len(clips)
+
+
+def load_and_score_seconds(
+    size: tuple[int, int], read: Callable[[Path], Any], score: Callable[[np.ndarray, np.ndarray], Any]
+) -> tuple[float, float]:
+    """Seconds to read one 8-bit PNG frame of `size`, and to score one predicted frame.
+
+    read:  decodes a file
+    score: takes a probability map and a mask, [H, W] each
+    """
+    draw, cpu, calls = np.random.default_rng(0), torch.device("cpu"), 21 * [()]
+    scene = cv2.GaussianBlur(draw.integers(0, 256, size).astype(np.uint8), (0, 0), 3)
+    probability = (draw.random(size) ** 12).astype(np.float32)
+    mask = np.zeros(size, np.uint8)
+    mask[size[0] // 2, size[1] // 2] = 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "frame.png")
+        path.write_bytes(cv2.imencode(".png", scene)[1].tobytes())
+        loading = np.median(seconds_of(lambda: read(path), calls, cpu))
+    scoring = np.median(seconds_of(lambda: score(probability, mask), calls, cpu))
+    return float(loading), float(scoring)
 
 
 @torch.inference_mode()

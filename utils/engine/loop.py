@@ -98,7 +98,8 @@ def train_step(
     A loss or gradient that is not finite raises UserError, the weights unchanged.
     """
     with runtime.computing():
-        terms = loss(state.model(runtime.place(batch["clip"])), runtime.place(batch["target"]))
+        raw = state.model(runtime.place(batch["clip"]))
+    terms = loss(runtime.widened(raw), runtime.place(batch["target"]))
     values = {name: value.item() for name, value in terms.items()}
     check_finite("loss", values["loss"], batch)
     state.optimizer.zero_grad(set_to_none=True)

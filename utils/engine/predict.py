@@ -69,7 +69,8 @@ def predict_video(
     fusion = WindowFusion()
     for frames, clip in video:
         with runtime.computing():
-            decoded = model.decode(step(runtime.place(clip), frames.places))
+            raw = step(runtime.place(clip), frames.places)
+        decoded = model.decode(runtime.widened(raw))
         for index, output in fusion.add(frames.first, task.outputs(decoded, frames.count)):
             yield index, task.prediction(output, video, threshold)
     for index, output in fusion.finish():

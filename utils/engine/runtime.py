@@ -24,7 +24,9 @@ class RuntimeSettings:
     deterministic: bool = setting(
         False, "the same bits in every run, on a GPU too; slower there", flag="deterministic", can_change=True
     )
-    seed: int = setting(0, "seed of everything random", at_least=0, at_most=2**32 - 1, flag="seed")
+    seed: int = setting(
+        0, "seed of everything random", at_least=0, at_most=2**32 - 1, flag="seed", in_training=True
+    )
     num_workers: int | None = setting(
         None,
         "clip-loading processes; None: half the cores, up to 4",
@@ -32,6 +34,7 @@ class RuntimeSettings:
         at_most=256,
         flag="num_workers",
         can_change=True,
+        in_training=True,
     )
     save_every: int = setting(
         200,
@@ -39,6 +42,7 @@ class RuntimeSettings:
         at_least=1,
         flag="save_every",
         can_change=True,
+        in_training=True,
     )
 
 
@@ -46,11 +50,13 @@ class RuntimeSettings:
 class Runtime:
     """The device and the precision of a run.
 
-    A later form counts processes, compiles and computes in other precisions: what asks for `is_main`,
-    `prepare`, `place` and `computing` stays.
+    dtype: what convolutions and matrix products are computed in; weights and losses are float32 throughout
+
+    A later form counts processes and compiles: what asks for `is_main`, `prepare` and `place` stays.
     """
 
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
     @classmethod
     def of(cls, settings: RuntimeSettings) -> "Runtime":
@@ -77,8 +83,18 @@ class Runtime:
         return model.to(self.device)
 
     def computing(self) -> AbstractContextManager:
-        """What networks and losses are computed in: their precision."""
-        return nullcontext()
+        """What networks are computed in: their precision."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def widened(self, raw: Any) -> Any:
+        """What a network gives, in at least float32: a sigmoid or a box in 16 bit would be too coarse."""
+        if isinstance(raw, dict):
+            return {name: self.widened(value) for name, value in raw.items()}
+        if isinstance(raw, list):
+            return [self.widened(value) for value in raw]
+        return raw.to(torch.promote_types(raw.dtype, torch.float32))
 
     def place(self, value: Any) -> Any:
         """A tensor, or a list of them, on the device."""

@@ -51,6 +51,7 @@ class Facts:
     can_change: whether `--resume` may change it
     acts:       whether it has an effect in this recipe, with the condition in words; None: always
     task:       "masks" or "boxes" where it has an effect on such models alone
+    in_training: whether it has an effect in training alone, though other settings of its part have more
     """
 
     text: str
@@ -61,6 +62,7 @@ class Facts:
     can_change: bool = False
     acts: tuple[Callable[[Any], bool], str] | None = None
     task: str = ""
+    in_training: bool = False
 
 
 def setting(

@@ -5,6 +5,7 @@ Precedence: the defaults of schema.py < the model's RECIPE < its entry for the d
 
 import ast
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from utils.engine import optim, schedules  # noqa: F401, registers them
@@ -188,6 +189,17 @@ def complete(part: dict[str, Any], name: str, registry: Registry) -> None:
         if dataclasses.is_dataclass(entry.build):
             options = build(entry.build, part.get(f"{name}_options", {}), f"{name} {entry.name}")
             part[f"{name}_options"] = dataclasses.asdict(options)
+
+
+def check_use(typed: Iterable[str], parts: Sequence[str], what: str) -> None:
+    """Raises UserError for a typed key that only training uses, or that is of another part.
+
+    typed: whole keys
+    what:  what is done instead of training, such as "a test of DeepPro"
+    """
+    for key in typed:
+        if key.partition(".")[0] not in parts or (key in SETTINGS and SETTINGS[key].facts.in_training):
+            raise UserError(f"recipe key {key} has no effect on {what}; leave it out")
 
 
 def check_effects(recipe: Recipe, typed: dict[str, Any], task: str | None) -> None:

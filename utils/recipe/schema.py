@@ -34,7 +34,7 @@ class ViewSettings:
         None, "side of the square that whole frames are fitted into, on gray 128", at_least=1
     )
     train_resize: tuple[int, int] | None = setting(
-        None, "(height, width) of training frames and masks", at_least=1
+        None, "(height, width) of training frames and masks", at_least=1, in_training=True
     )
     test_resize: tuple[int, int] | None = setting(
         None, "the same at test; predictions return to the frames' own size", at_least=1
@@ -82,6 +82,11 @@ class ViewSettings:
         task="boxes",
         acts=(lambda recipe: recipe.view.letterbox, "view.letterbox is set"),
     )
+
+    @property
+    def predicted(self) -> int:
+        """Frames that are predicted from a clip."""
+        return self.frames if self.key == "all" else 1
 
     @property
     def resizes(self) -> bool:
@@ -237,6 +242,7 @@ class ScoringSettings:
         "of the validation: published (by the model's paper) or clean (the same for all)",
         choices=("published", "clean"),
         flag="protocol",
+        in_training=True,
     )
     threshold: float = setting(
         0.5,
@@ -249,10 +255,12 @@ class ScoringSettings:
     match: int = setting(1, "rows and columns within which ShootingRules find a target", at_least=0)
     exclude: int = setting(4, "rows and columns around a target that hold no false alarm", at_least=0)
     best: str | None = setting(
-        None, "the validation score that chooses best.pth; None: that of the model's task, see utils.task"
+        None,
+        "the validation score that chooses best.pth; None: that of the model's task, see utils.task",
+        in_training=True,
     )
     validate_every: int = setting(
-        1, "epochs from one validation to the next; the last always has one", at_least=1
+        1, "epochs from one validation to the next; the last always has one", at_least=1, in_training=True
     )
 
 

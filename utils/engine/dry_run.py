@@ -1,0 +1,21 @@
+"""Two clips without values through a network: whether the network, the view and the task go together."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from utils.recipe.schema import ViewSettings
+from utils.task import Task
+
+
+def dry_run(build: Callable[[], nn.Module], task: Task, view: ViewSettings, size: tuple[int, int]) -> None:
+    """Nothing is computed, and the random generators stay as they are.
+
+    build: makes the network
+    size:  (height, width) of its input
+    Raises UserError where the network does not take such a clip, or does not predict the view's frames of it.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        raw = build().train()(torch.empty(2, view.channels, view.frames, *size))
+    task.check_output(raw, (view.predicted, *size))
