@@ -95,7 +95,7 @@ def boxes(tiny_data, tmp_path_factory) -> Path:
     ],
 )
 def test_a_plan_that_cannot_work_trains_and_writes_nothing(tiny_data, tmp_path, watched, flags, sentence):
-    watched.__init__()
+    watched.restart()
     with pytest.raises(UserError, match=sentence):
         run(train, tiny_data, tmp_path / "log", "--num_workers", 0, "--model_names", *flags)
     assert not (tmp_path / "log").exists()

@@ -55,7 +55,7 @@ def watched(one_thread):
 @pytest.fixture
 def forget(watched):
     """Nothing of earlier trainings is in `watched`."""
-    watched.__init__()
+    watched.restart()
     return watched
 
 
@@ -105,7 +105,7 @@ def differ(one: dict, other: dict) -> list[str]:
 @pytest.fixture(scope="module")
 def rich(watched, tiny_data, tmp_path_factory):
     """(the folder of a run with everything switched on, what the toys saw of it)."""
-    watched.__init__()
+    watched.restart()
     folder = trained(tiny_data, tmp_path_factory.mktemp("rich"), RICH)
     return folder, (list(watched.clips), list(watched.targets), list(watched.terms))
 
@@ -146,6 +146,24 @@ def test_the_scores_are_those_of_the_averaged_weights_at_rest(rich, by_hand, tin
     assert found == pytest.approx([iou_by_hand(weights, *places) for weights in by_hand.average], rel=1e-3)
     unaveraged = [iou_by_hand(weights, *places) for weights in by_hand.weights]
     assert all(abs(a - b) > 0.01 * b for a, b in zip(unaveraged, found, strict=True))
+
+
+def test_each_epoch_trains_its_own_clips_after_the_validation_of_the_one_before(forget, tiny_data, tmp_path):
+    """Without an average it is the trained network that is validated, at rest, and then trains on."""
+    settings = {"epochs": 2, "seed": 2}
+    folder = trained(tiny_data, tmp_path, settings)
+    seen, targets = list(forget.clips), list(forget.targets)
+    by_hand = Training(seed=2, rates=[0.1, 0.1], momentum=0.9).run(seen, targets)
+    assert_close(read_checkpoint(folder / "last.pth")["weights"], by_hand.weights[1])
+    places = (tiny_data / "Synthetic", ["Sequence4", "Sequence5"])
+    expected = [iou_by_hand(weights, *places) for weights in by_hand.weights]
+    assert [line["iou"] for line in record_of(folder)] == pytest.approx(expected, rel=1e-3)
+    clips = built(tiny_data, settings).clips
+    for epoch in (0, 1):
+        order = np.random.default_rng([2, epoch]).permutation(16).tolist()
+        for batch, clip in enumerate(seen[STEPS * epoch : STEPS * (epoch + 1)]):
+            drawn = [clips[epoch, index]["clip"] for index in order[4 * batch : 4 * batch + 4]]
+            assert torch.equal(clip, torch.stack(drawn)), (epoch, batch)
 
 
 def test_every_term_of_the_loss_is_recorded(rich):
@@ -204,12 +222,12 @@ def test_adamw_reaches_the_optimizer(forget, tiny_data, tmp_path):
 def continued(request, watched, tiny_data, tmp_path_factory):
     """(after how many steps, the folder of a run that was cut off then and went on, its clips since then)."""
     log = tmp_path_factory.mktemp("cut")
-    watched.__init__(fail_at=request.param + 1)
+    watched.restart(fail_at=request.param + 1)
     with pytest.raises(UserError, match="the test ends this run"):
         trained(tiny_data, log, RICH)
     folder = only_run(log)
     assert read_checkpoint(folder / "last.pth")["progress"]["steps"] == request.param
-    watched.__init__()
+    watched.restart()
     train.main(flags_of(tiny_data, log, {}, "--resume", folder))
     return request.param, folder, list(watched.clips)
 
@@ -284,11 +302,11 @@ def test_best_is_the_best_epoch(monkeypatch, tiny_data, tmp_path, best, scores, 
 
 def test_the_best_score_outlives_an_interruption(monkeypatch, forget, tiny_data, tmp_path):
     scripted(monkeypatch, "iou", [0.5, 0.3])
-    forget.fail_at = 2
+    forget.restart(fail_at=2)
     with pytest.raises(UserError, match="the test ends"):
         trained(tiny_data, tmp_path, {"epochs": 2, "sample_rate": 0.06})
     folder = only_run(tmp_path)
-    forget.__init__()
+    forget.restart()
     train.main(flags_of(tiny_data, tmp_path, {}, "--resume", folder))
     assert read_checkpoint(folder / "best.pth")["progress"]["epoch"] == 1
 

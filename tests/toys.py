@@ -30,6 +30,10 @@ class Watched:
     terms: list[dict[str, float]] = field(default_factory=list)
     fail_at: int | None = None
 
+    def restart(self, fail_at: int | None = None) -> None:
+        """Forget everything."""
+        self.__init__(fail_at=fail_at)
+
 
 WATCHED = Watched()
 
@@ -117,7 +121,7 @@ def registered_toys() -> Iterator[Watched]:
         register_model("Toy", recipe=RECIPE, rename={})(Toy)
         register_model("ToyBoxes", recipe=BOX_RECIPE, rename={}, task="boxes")(ToyBoxes)
         register_loss("Scaled")(Scaled)
-        WATCHED.__init__()
+        WATCHED.restart()
         yield WATCHED
 
 
