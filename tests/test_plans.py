@@ -18,6 +18,7 @@ from metrics.protocols import table_figures
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.recipe.schema import RuntimeSettings
+from utils.registry import DATASETS, MODELS
 from utils.report import evaluation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,6 +93,7 @@ def boxes(tiny_data, tmp_path_factory) -> Path:
         (("Toy", "TopHat"), "TopHat has no parameters to train"),
         (("Toy", "--dataset_names", "Synthetic", "IRDST-simulation"), "IRDST-simulation"),
         (("Toy", "ToyBoxes", "--set", "best=iou"), "does not score iou for models of boxes"),
+        (("Toy", "--set", "letterbox=64", "--set", "box_restore=published"), "no effect on a model of masks"),
         (("Toy", "--patch_size", "41"), "48x40, smaller than the patch of 41"),
         (("Toy", "--set", "canvas=47"), "larger than the canvas of 47x47"),
         (("Toy", "--set", "freeze=neck", "--set", "freeze_epochs=1"), "Toy has no part 'neck' to freeze"),
@@ -401,3 +403,98 @@ def test_a_tested_video_holds_no_frames(monkeypatch, toy, boxes, tiny_data, tmp_
     for video in videos:
         sizes = [array.size for array in arrays_below(video, set())]
         assert all(size < 32 * 36 for size in sizes), sizes
+
+
+# ---------------------------------------------------------------- what was typed arrives
+
+
+def test_the_rules_that_were_typed_reach_the_metrics(tiny_data, tmp_path, capsys):
+    """In the validation and in the test; components of a map are those above the typed threshold."""
+    flags = ("--set", "match=2", "--set", "exclude=5", "--threshold", 0.4)
+    folder = trained(tiny_data, tmp_path / "log", "Toy", *flags, "--protocol", "clean")
+    rule = "ShootingRules match=2 exclude=5 border=clip thresholds=27 at p >= 0.4; IoU threshold=0.4"
+    assert f"validation: clean protocol, {rule}" in capsys.readouterr().out
+    run(test, tiny_data, tmp_path, "--checkpoint", folder / "best.pth", "--protocol", "clean")
+    tested = json.loads((only(tmp_path / "Synthetic/Toy") / "eval.json").read_text())
+    assert tested["scores"][0]["rule"].startswith(rule)
+    validated = json.loads((folder / "train.jsonl").read_text())
+    figures = {name: v for s in reversed(tested["scores"]) for name, v in s["groups"]["all"].items()}
+    for name in ("pd", "fa", "auc", "iou", "ap50", "box_f1"):
+        assert validated[name] == pytest.approx(figures[name]), name
+    components = tested["scores"][2]["groups"]["all"]  # the line of CentroidPdFa
+    maps = iou_by_hand(read_checkpoint(folder / "best.pth")["weights"], tiny_data / "Synthetic", TESTED, 0.4)
+    assert validated["iou"] == pytest.approx(maps, rel=1e-3)
+    assert components["targets"] > 0
+
+
+@pytest.fixture
+def boxed(tiny_data, tmp_path) -> Path:
+    """A folder of one training and one test sequence, whose boxes are counted from 1, as MATLAB does."""
+    root = tmp_path / "boxed"
+    for name in ("a", "b"):
+        shutil.copytree(tiny_data / "Synthetic/Sequence1/images", root / name / "images")
+        rows = [f"{path.name},{11 + i},21,4,5" for i, path in enumerate(sorted_images(root / name))]
+        (root / name / "boxes.csv").write_text("\n".join(["frame,x,y,w,h", *rows]))
+        (root / f"{'train' if name == 'a' else 'test'}.txt").write_text(f"{name}\n")
+    return root
+
+
+def test_options_of_the_reader_reach_training_and_validation(boxed):
+    flags = ("--model_names", "ToyBoxes", "--dataset_names", "Folder", "--dataset_option", "box_origin=1")
+    args = train.parse([*flags, "--dataset_dir", str(boxed), "--device", "cpu", "--tf32"])
+    built = train.build_run(args, MODELS.entry("ToyBoxes"), DATASETS.entry("Folder"))
+    (training,), (video,) = built.clips.data, built.validation.videos
+    for sequence, name in ((training, "a"), (video.frames.sequence, "b")):
+        assert sequence.name == name
+        assert sequence.boxes[3].tolist() == [[13, 20, 17, 25]]
+    assert built.resume == (
+        f'python train.py --model_names ToyBoxes --dataset_names Folder --dataset_dir "{boxed}" --device cpu '
+        '--tf32 --dataset_option "box_origin=1"'
+    )
+
+
+def test_kept_predictions_remember_what_was_tested(boxes, boxed, tmp_path):
+    """The data set's place, its split and its options; the network is not needed again."""
+    names = ("--dataset_names", "Folder", "--split", "train", "--dataset_option", "box_origin=1")
+    flags = ("--checkpoint", boxes / "best.pth", *names, "--save_predictions", "--set", "match=2")
+    run(test, boxed, tmp_path / "first", *flags)
+    kept = only(tmp_path / "first/Folder/ToyBoxes")
+    test.main([str(word) for word in ("--predictions", kept, "--log_dir", tmp_path / "again")])
+    again = only(tmp_path / "again/Folder/ToyBoxes")
+    assert rows_of(again / "table.csv") == rows_of(kept / "table.csv")
+    one, other = (json.loads((folder / "eval.json").read_text()) for folder in (kept, again))
+    assert list(one["scores"][0]["sequences"]) == ["a"]
+    for key in (
+        "model",
+        "weights",
+        "trained_on",
+        "dataset",
+        "dataset_dir",
+        "dataset_options",
+        "split",
+        "scores",
+    ):
+        assert other[key] == one[key], key
+    assert (one["trained_on"], one["dataset_options"]) == ("Synthetic", ["box_origin=1"])
+    assert (one["frames"], one["device"]) == (24, "CPU")
+    assert list(one["normalisation"]) == ["a"] and not other["normalisation"]
+
+
+def test_the_recipe_for_the_data_set_trains(own_folder):
+    flags = ("--model_names", "Toy", "--dataset_names", "Folder", "--dataset_dir", str(own_folder))
+    args = train.parse([*flags, "--device", "cpu", "--set", "match=2"])
+    recipe = train.build_run(args, MODELS.entry("Toy"), DATASETS.entry("Folder")).recipe
+    assert (recipe.view.multiple, recipe.scoring.threshold) == (32, 0.9)  # of the data set
+    assert (recipe.scoring.match, recipe.sampling.patch) == (2, 16)  # typed, and the model's
+
+
+def test_published_files_belong_to_models_in_their_order(tiny_data, tmp_path):
+    files = []
+    for network in (ToyBoxes(), Toy()):
+        files.append(tmp_path / f"{type(network).__name__}.pth")
+        torch.save(network.state_dict(), files[-1])
+    names = ("--model_names", "ToyBoxes", "TopHat", "Toy", "--protocol", "published")
+    run(test, tiny_data, tmp_path / "log", *names, "--official", *files)
+    rows = rows_of(only(tmp_path / "log/tables") / "table.csv")
+    found = dict.fromkeys((row["model"], row["weights"]) for row in rows)
+    assert list(found) == [("ToyBoxes", str(files[0])), ("TopHat", "no parameters"), ("Toy", str(files[1]))]

@@ -8,7 +8,7 @@ import pytest
 
 import test
 import train
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.recipe.resolve import recipe_from_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,6 +66,16 @@ def test_the_checkpoints_of_the_run_are_of_today(continued):
     assert (last["progress"]["epoch"], last["progress"]["steps"]) == (3, 12)
     assert (best["progress"]["epoch"], best["progress"]["steps"]) == (2, 8)
     assert last["progress"]["best"] == pytest.approx(SECOND["iou"], rel=0.05)
+
+
+def test_a_run_that_had_nan_as_its_best_score_finds_a_better_one(tiny_data, tmp_path):
+    """The first version kept the nan of an epoch without any detection for ever."""
+    folder = tmp_path / "Synthetic/DeepPro/run"
+    folder.mkdir(parents=True)
+    saved = read_checkpoint(STORED)
+    save_checkpoint(folder / "last.pth", {**saved, "progress": {**saved["progress"], "best": float("nan")}})
+    train.main(flags_of("--resume", folder, "--dataset_dir", tiny_data, "--num_workers", 0, "--epochs", 2))
+    assert read_checkpoint(folder / "best.pth")["progress"]["epoch"] == 2
 
 
 def test_the_stored_checkpoint_is_scored(tiny_data, tmp_path):

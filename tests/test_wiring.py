@@ -152,7 +152,8 @@ def test_each_epoch_trains_its_own_clips_after_the_validation_of_the_one_before(
     """Without an average it is the trained network that is validated, at rest, and then trains on."""
     settings = {"epochs": 2, "seed": 2}
     folder = trained(tiny_data, tmp_path, settings)
-    by_hand = Training(seed=2, rates=[0.1, 0.1], momentum=0.9).run(forget.clips, forget.targets)
+    seen, targets = list(forget.clips), list(forget.targets)
+    by_hand = Training(seed=2, rates=[0.1, 0.1], momentum=0.9).run(seen, targets)
     assert_close(read_checkpoint(folder / "last.pth")["weights"], by_hand.weights[1])
     places = (tiny_data / "Synthetic", ["Sequence4", "Sequence5"])
     expected = [iou_by_hand(weights, *places) for weights in by_hand.weights]
@@ -160,9 +161,9 @@ def test_each_epoch_trains_its_own_clips_after_the_validation_of_the_one_before(
     clips = built(tiny_data, settings).clips
     for epoch in (0, 1):
         order = np.random.default_rng([2, epoch]).permutation(16).tolist()
-        for batch, seen in enumerate(forget.clips[STEPS * epoch : STEPS * (epoch + 1)]):
+        for batch, clip in enumerate(seen[STEPS * epoch : STEPS * (epoch + 1)]):
             drawn = [clips[epoch, index]["clip"] for index in order[4 * batch : 4 * batch + 4]]
-            assert torch.equal(seen, torch.stack(drawn)), (epoch, batch)
+            assert torch.equal(clip, torch.stack(drawn)), (epoch, batch)
 
 
 def test_every_term_of_the_loss_is_recorded(rich):

@@ -184,7 +184,7 @@ class TrainingRun:
         """
         best = self.progress.best
         if best is None or math.isnan(best):
-            self.progress.best = None if math.isnan(score) else score
+            self.progress.best = score
             return True
         is_best = score >= best if self.validation.is_higher_better else score <= best
         if is_best:
