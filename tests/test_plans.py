@@ -448,8 +448,8 @@ def test_options_of_the_reader_reach_training_and_validation(boxed):
         assert sequence.name == name
         assert sequence.boxes[3].tolist() == [[13, 20, 17, 25]]
     assert built.resume == (
-        f'python train.py --model_names ToyBoxes --dataset_names Folder --dataset_dir "{boxed}" --device cpu '
-        '--tf32 --dataset_option "box_origin=1"'
+        f'python train.py --model_names ToyBoxes --dataset_names Folder --dataset_dir "{boxed}" '
+        '--dataset_option "box_origin=1"'  # device and tf32 are in the saved recipe
     )
 
 

@@ -49,7 +49,7 @@ class Toy(nn.Module):
         self.head = nn.Conv2d(width, 1, 1)
 
     def forward(self, clip):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not clip.is_meta:  # not in a dry run
             WATCHED.clips.append(clip.clone())
         batch, _, frames, *size = clip.shape
         x = self.stem(clip.transpose(1, 2).reshape(batch * frames, 1, *size))

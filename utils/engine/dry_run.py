@@ -16,6 +16,6 @@ def dry_run(build: Callable[[], nn.Module], task: Task, view: ViewSettings, size
     size:  (height, width) of its input
     Raises UserError where the network does not take such a clip, or does not predict the view's frames of it.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         raw = build().train()(torch.empty(2, view.channels, view.frames, *size))
     task.check_output(raw, (view.predicted, *size))
