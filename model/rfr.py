@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from model.layers.conv_norm import folded_copy
 from model.layers.res_unet import ResUNet, pad_to_multiple, published_names
@@ -56,6 +55,8 @@ class DeformableConv(nn.Conv2d):
         """x and motion [B, 16, H, W] -> [B, 16, H, W]."""
         offset, weight_logits = self.conv_offset(motion).split([2 * self.taps, self.taps], dim=1)
         weights = torch.sigmoid(weight_logits)
+        from torchvision.ops import deform_conv2d  # its import takes a second, which --help need not wait for
+
         return deform_conv2d(x, offset, self.weight, self.bias, padding=1, mask=weights)
 
 

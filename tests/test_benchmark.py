@@ -52,6 +52,7 @@ def test_the_memory_of_a_model_is_not_that_of_the_one_before(finished):
     assert rows["TopHat"]["peak MiB"] < rows["DeepPro"]["peak MiB"]
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_model_is_not_that_of_the_process_that_asks(finished, run_python, tmp_path):
     """Linux lets a process begin with the peak of the one that started it."""
     _, rows = finished

@@ -184,12 +184,12 @@ def test_rprnet_from_files_to_both_protocols_side_by_side(tiny_data, tmp_path, c
         return captured.out
 
     data = ("--dataset_names", "Synthetic", "--dataset_dir", tiny_data, "--log_dir", tmp_path)
-    short = ("--patch_size", 32, "--epochs", 1, "--sample_rate", 0.06, "--num_workers", 0)
+    short = ("--patch_size", 16, "--epochs", 1, "--sample_rate", 0.06, "--num_workers", 0)
     said = run(train, "--model_names", "RPRNet", *data, *short)
     assert "published protocol" in said
     (folder,) = (tmp_path / "Synthetic" / "RPRNet").iterdir()
     recipe = json.loads((folder / "recipe.json").read_text())["recipe"]
-    assert recipe["view"]["letterbox"] == 32
+    assert recipe["view"]["letterbox"] == 16
     assert json.loads((folder / "train.jsonl").read_text())["learning_rate"] == 0  # published
 
     flags = ("--checkpoint", folder / "last.pth", "--protocol", "published", "clean", "--save_overlays")

@@ -523,7 +523,7 @@ def seeded_state(init: str, seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("shape", [(1, 1, 6, 32, 32), (1, 3, 4, 32, 32), (1, 3, 11, 32, 32), (3, 6, 32, 32)])
 def test_other_channels_and_lengths_are_refused(model, shape):
-    with pytest.raises(UserError, match=r"T = 5 to 10 frames but got \[.*set clip.channels to 3"):
+    with pytest.raises(UserError, match=r"T = 5 to 10 frames but got \[.*set view.channels to 3"):
         model(torch.zeros(shape))
 
 
