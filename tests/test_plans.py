@@ -508,6 +508,16 @@ def test_kept_predictions_remember_what_was_tested(boxes, boxed, tmp_path):
     assert list(one["normalisation"]) == ["a"] and not other["normalisation"]
 
 
+@pytest.mark.parametrize("command", [train, test])
+def test_frames_are_cached_where_it_was_asked_for(tiny_data, tmp_path, command):
+    model = ("--model_names", "Toy", "--epochs", 0) if command is train else ("--model_names", "TopHat")
+    place = ("--cache_dir", tmp_path / "cache")
+    run(command, tiny_data, tmp_path / "log", *model, *place)
+    assert not (tmp_path / "cache").exists()
+    run(command, tiny_data, tmp_path / "log", *model, *place, "--cache")
+    assert list((tmp_path / "cache").glob("*.npy"))
+
+
 def test_the_recipe_for_the_data_set_trains(own_folder):
     flags = ("--model_names", "Toy", "--dataset_names", "Folder", "--dataset_dir", str(own_folder))
     args = train.parse([*flags, "--device", "cpu", "--set", "match=2"])
