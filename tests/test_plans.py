@@ -24,6 +24,7 @@ from utils.report import evaluation
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TESTED = ["Sequence4", "Sequence5"]
+VERSION_1 = Path(__file__).parent / "data/version1_deeppro.pth"  # a trained DeepPro
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -258,11 +259,11 @@ def test_tables_and_json_say_how_many_sequences_and_frames(plain, tiny_data, tmp
 
 
 def test_the_split_protocol_and_threshold_that_were_typed_are_used(plain, tiny_data, tmp_path):
-    flags = ("--split", "train", "--protocol", "clean", "--threshold", 0.4)
+    flags = ("--split", "train", "--protocol", "clean", "clean", "--threshold", 0.4)
     run(test, tiny_data, tmp_path, "--checkpoint", plain, *flags)
     tested = json.loads((only(tmp_path / "Synthetic/Toy") / "eval.json").read_text())
     assert (tested["split"], tested["recipe"]["scoring"]["threshold"]) == ("train", 0.4)
-    assert {scores["protocol"] for scores in tested["scores"]} == {"clean"}
+    assert [scores["protocol"] for scores in tested["scores"]] == 3 * ["clean"]  # its lines, once
     names = ["Sequence1", "Sequence2", "Sequence3"]
     expected = iou_by_hand(read_checkpoint(plain)["weights"], tiny_data / "Synthetic", names, threshold=0.4)
     first = tested["scores"][0]
@@ -370,6 +371,40 @@ def test_the_common_table_has_every_model_of_every_data_set(plain, boxes, tiny_d
     assert list(found) == expected
     single = [rows_of(only(tmp_path / "log" / data / model) / "table.csv") for data, model, _ in expected]
     assert rows == [row for table in single for row in table]
+
+
+def test_kept_predictions_stand_beside_a_network_on_their_own_data_set(plain, tiny_data, tmp_path):
+    flags = ("--model_names", "TopHat", "--save_predictions", "--protocol", "published")
+    run(test, tiny_data, tmp_path / "first", *flags)
+    kept = only(tmp_path / "first/Synthetic/TopHat")
+    both = tmp_path / "data"
+    shutil.copytree(tiny_data / "Synthetic", both / "Synthetic")
+    flags = ("--predictions", kept, "--checkpoint", plain, "--dataset_names", "Synthetic", "Folder")
+    run(test, both, tmp_path / "log", *flags, "--protocol", "published")
+    rows = rows_of(only(tmp_path / "log/tables") / "table.csv")
+    found = list(dict.fromkeys((row["data set"], row["model"]) for row in rows))
+    assert found == [("Synthetic", "TopHat"), ("Synthetic", "Toy"), ("Folder", "Toy")]
+    assert [row for row in rows if row["model"] == "TopHat"] == rows_of(kept / "table.csv")
+
+
+def test_what_is_published_stands_below_what_was_measured(tiny_data, tmp_path):
+    """Once, also below two tests of one model; in the order of the data sets."""
+    shutil.copytree(tiny_data / "Synthetic", tmp_path / "data/NUDT-MIRSDT")
+    papers = json.loads((Path(__file__).parents[1] / "metrics/papers.json").read_text())["rows"]
+    published = [row for row in papers if (row["dataset"], row["model"]) == ("NUDT-MIRSDT", "DeepPro")]
+    other = shutil.copy(VERSION_1, tmp_path / "other.pth")
+    flags = ("--checkpoint", VERSION_1, other, "--dataset_names", "NUDT-MIRSDT", "--protocol", "published")
+    run(test, tmp_path / "data", tmp_path / "log", *flags)
+    first, second = sorted((tmp_path / "log/NUDT-MIRSDT/DeepPro").iterdir())
+    for folder in (first, second):
+        rows = rows_of(folder / "table.csv")
+        below = [row for row in rows if row["weights"].startswith("published: ")]
+        assert below == rows[-len(published) :] and len(published) > 0
+        assert [row["group"] for row in below] == [row["group"] for row in published]
+    rows = rows_of(only(tmp_path / "log/tables") / "table.csv")
+    own = [row for row in rows if not row["weights"].startswith("published: ")]
+    assert rows == own + below
+    assert list(dict.fromkeys(row["weights"] for row in own)) == [str(VERSION_1), str(other)]
 
 
 # ---------------------------------------------------------------- memory
@@ -480,12 +515,34 @@ def test_kept_predictions_remember_what_was_tested(boxes, boxed, tmp_path):
     assert list(one["normalisation"]) == ["a"] and not other["normalisation"]
 
 
+@pytest.mark.parametrize("command", [train, test])
+def test_frames_are_cached_where_it_was_asked_for(tiny_data, tmp_path, command):
+    model = ("--model_names", "Toy", "--epochs", 0) if command is train else ("--model_names", "TopHat")
+    place = ("--cache_dir", tmp_path / "cache")
+    run(command, tiny_data, tmp_path / "log", *model, *place)
+    assert not (tmp_path / "cache").exists()
+    run(command, tiny_data, tmp_path / "log", *model, *place, "--cache")
+    assert list((tmp_path / "cache").glob("*.npy"))
+
+
 def test_the_recipe_for_the_data_set_trains(own_folder):
     flags = ("--model_names", "Toy", "--dataset_names", "Folder", "--dataset_dir", str(own_folder))
     args = train.parse([*flags, "--device", "cpu", "--set", "match=2"])
     recipe = train.build_run(args, MODELS.entry("Toy"), DATASETS.entry("Folder")).recipe
     assert (recipe.view.multiple, recipe.scoring.threshold) == (32, 0.9)  # of the data set
     assert (recipe.scoring.match, recipe.sampling.patch) == (2, 16)  # typed, and the model's
+
+
+def test_both_commands_say_how_the_data_set_was_found(own_folder, tmp_path, capsys):
+    """It has no lists of splits, so that all sequences train and all are tested."""
+    names = ("--dataset_names", "Folder", "--model_names")
+    run(train, own_folder, tmp_path, *names, "Toy", "--epochs", 0, "--set", "multiple=8")
+    note = f"note: there is no train.txt or test.txt in {own_folder}; both splits are all its sequences\n"
+    assert capsys.readouterr().out.count(note) == 1
+    run(test, own_folder, tmp_path, *names, "TopHat", "--protocol", "published")
+    assert capsys.readouterr().out.count(note) == 1
+    written = {path.name for path in only(tmp_path / "Folder/TopHat").iterdir()}
+    assert written == {"eval.json", "table.md", "table.csv", "sequences.md", "sequences.csv"}  # no pictures
 
 
 def test_published_files_belong_to_models_in_their_order(tiny_data, tmp_path):

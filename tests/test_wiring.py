@@ -252,6 +252,24 @@ def test_the_curves_of_a_run_that_went_on_have_no_hole(rich, continued):
         assert found[name] == whole[name], name
 
 
+def test_an_epoch_whose_checkpoint_is_lost_is_recorded_once(rich, monkeypatch, forget, tiny_data, tmp_path):
+    save = train.TrainingRun.save
+
+    def full_disk(run, name, *scores):
+        if (name, run.progress.epoch, run.progress.batch) == ("last.pth", 2, 0):
+            raise UserError("the disk is full")
+        save(run, name, *scores)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="the disk is full"):
+        patch.setattr(train.TrainingRun, "save", full_disk)
+        trained(tiny_data, tmp_path, RICH)
+    folder = only_run(tmp_path)
+    assert [line["epoch"] for line in record_of(folder)] == [1, 2]
+    train.main(flags_of(tiny_data, tmp_path, {}, "--resume", folder))
+    assert [line["epoch"] for line in record_of(folder)] == [1, 2, 3]
+    assert [line["loss"] for line in record_of(folder)] == [line["loss"] for line in record_of(rich[0])]
+
+
 def test_a_model_trains_the_same_behind_another_one(rich, forget, tiny_data, tmp_path):
     folder = rich[0]
     few = ("--model_names", "Toy", "DeepPro", "Toy", "--epochs", 1, "--seq_len", 4, "--patch_size", 16)
