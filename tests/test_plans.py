@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from toys import Toy, ToyBoxes, files_of, iou_by_hand, probabilities_by_hand, registered_toys
 
@@ -262,6 +263,36 @@ def test_a_test_gives_the_figures_of_the_network_at_rest(plain, tiny_data, tmp_p
     assert scores["groups"]["all"]["frames"] == 48
 
 
+def test_boxes_lie_where_the_network_sees_them_in_the_frame(boxes, tiny_data, tmp_path):
+    """Frames of 40x48 lie in the letterbox of 48x48 four rows below its upper edge."""
+    flags = ("--set", "mean=100", "--set", "std=20", "--protocol", "published", "--save_predictions")
+    run(test, tiny_data, tmp_path, "--checkpoint", boxes / "best.pth", *flags)
+    kept = only(tmp_path / "Synthetic/ToyBoxes") / "predictions"
+    images = {
+        image["id"]: (image["sequence"], image["frame"])
+        for image in json.loads((kept / "predictions.json").read_text())["images"]
+    }
+    found = {place: [] for place in images.values()}
+    for entry in json.loads((kept / "boxes.json").read_text()):
+        found[images[entry["image_id"]]].append([*entry["bbox"], entry["score"]])
+    weights = read_checkpoint(boxes / "best.pth")["weights"]
+    kernel, bias = weights["head.weight"].double(), weights["head.bias"].double()
+    rows, columns = np.mgrid[:6, :6]
+    for name in TESTED:
+        square = np.full((24, 1, 48, 48), 128.0)
+        square[:, 0, 4:44] = files_of(tiny_data / "Synthetic" / name / "images")
+        maps = F.conv2d(torch.from_numpy((square - 100) / 20), kernel, bias, stride=8).numpy()
+        for frame, (x, y, w, h, *logits) in enumerate(maps):
+            scores = 1 / (1 + np.exp(-logits[0])) / (1 + np.exp(-logits[1]))
+            width, height = 8 * np.exp(w), 8 * np.exp(h)
+            left, top = 8 * (x + columns) - width / 2, 8 * (y + rows) - height / 2 - 4
+            expected = np.stack([left, top, width, height, scores], -1).reshape(-1, 5)
+            order = [
+                np.array(sorted(table, key=lambda row: row[-1])) for table in (expected, found[name, frame])
+            ]
+            np.testing.assert_allclose(order[1], order[0], rtol=1e-4, atol=1e-3)
+
+
 def test_tables_and_json_say_how_many_sequences_and_frames(plain, tiny_data, tmp_path):
     run(test, tiny_data, tmp_path, "--checkpoint", plain)
     folder = only(tmp_path / "Synthetic/Toy")
@@ -402,13 +433,13 @@ def test_the_common_table_has_every_model_of_every_data_set(
 
 
 def test_kept_predictions_stand_beside_a_network_on_their_own_data_set(plain, tiny_data, tmp_path):
-    flags = ("--model_names", "TopHat", "--save_predictions", "--protocol", "published")
+    flags = ("--model_names", "TopHat", "--save_predictions", "--protocol", "clean", "--threshold", 0.4)
     run(test, tiny_data, tmp_path / "first", *flags)
     kept = only(tmp_path / "first/Synthetic/TopHat")
     both = tmp_path / "data"
     shutil.copytree(tiny_data / "Synthetic", both / "Synthetic")
     flags = ("--predictions", kept, "--checkpoint", plain, "--dataset_names", "Synthetic", "Folder")
-    run(test, both, tmp_path / "log", *flags, "--protocol", "published")
+    run(test, both, tmp_path / "log", *flags, "--protocol", "clean")
     rows = rows_of(only(tmp_path / "log/tables") / "table.csv")
     found = list(dict.fromkeys((row["data set"], row["model"]) for row in rows))
     assert found == [("Synthetic", "TopHat"), ("Synthetic", "Toy"), ("Folder", "Toy")]
