@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from toys import Toy, ToyBoxes, files_of, iou_by_hand, probabilities_by_hand, registered_toys
 
@@ -29,10 +30,16 @@ VERSION_1 = Path(__file__).parent / "data/version1_deeppro.pth"  # a trained Dee
 
 @pytest.fixture(scope="module", autouse=True)
 def watched(one_thread):
-    """The toys, and no pictures of curves, which take most of the time and are tested elsewhere."""
-    with registered_toys() as toys, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "write_curves", lambda *_: None)
+    with registered_toys() as toys:
         yield toys
+
+
+@pytest.fixture(autouse=True)
+def pictures(monkeypatch) -> list[tuple[Path, list[str]]]:
+    """(path, names of the curves) of what would be drawn, which takes most of the time."""
+    drawn = []
+    monkeypatch.setattr(evaluation, "write_curves", lambda path, curves, _: drawn.append((path, [*curves])))
+    return drawn
 
 
 def run(command, data: Path, log: Path, *flags) -> None:
@@ -154,6 +161,20 @@ def test_a_key_that_a_test_ignores_is_refused(plain, tiny_data, tmp_path, is_tra
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.parametrize("is_trained", [True, False])
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("neighbours=position", "view.neighbours has no effect here; it acts where view.key names"),
+        ("box_restore=published", "view.box_restore has no effect on a model of masks"),
+    ],
+)
+def test_a_key_that_the_others_ignore_is_refused(plain, tiny_data, tmp_path, is_trained, key, sentence):
+    chosen = ("--checkpoint", plain) if is_trained else ("--model_names", "TopHat")
+    with pytest.raises(UserError, match=sentence):
+        run(test, tiny_data, tmp_path / "log", *chosen, "--set", key)
+
+
 # ---------------------------------------------------------------- boxes
 
 
@@ -225,9 +246,14 @@ def test_a_validation_without_its_truth_offers_figures_that_it_accepts(
 # ---------------------------------------------------------------- the figures of test.py
 
 
-def test_a_test_gives_the_figures_of_the_network_at_rest(plain, tiny_data, tmp_path):
-    """Without dropout and by the running statistics: IoU by hand, of all frames and of each sequence."""
-    run(test, tiny_data, tmp_path, "--checkpoint", plain, "--protocol", "published")
+@pytest.mark.parametrize("length", [4, 7, 30])
+def test_a_test_gives_the_figures_of_the_network_at_rest(plain, tiny_data, tmp_path, length):
+    """Without dropout and by the running statistics: IoU by hand, of all frames and of each sequence.
+
+    The windows overlap by a frame, by more at the end, or are longer than a sequence.
+    """
+    flags = ("--seq_len", length, "--protocol", "published")
+    run(test, tiny_data, tmp_path, "--checkpoint", plain, *flags)
     folder = only(tmp_path / "Synthetic/Toy")
     (scores,) = json.loads((folder / "eval.json").read_text())["scores"]
     weights, root = read_checkpoint(plain)["weights"], tiny_data / "Synthetic"
@@ -237,6 +263,37 @@ def test_a_test_gives_the_figures_of_the_network_at_rest(plain, tiny_data, tmp_p
     assert scores["groups"]["all"]["iou"] == pytest.approx(iou_by_hand(weights, root, TESTED), rel=1e-3)
     summary = json.loads((plain.parent / "train.jsonl").read_text())
     assert scores["groups"]["all"]["iou"] == pytest.approx(summary["iou"], rel=1e-3)
+    assert scores["groups"]["all"]["frames"] == 48
+
+
+def test_boxes_lie_where_the_network_sees_them_in_the_frame(boxes, tiny_data, tmp_path):
+    """Frames of 40x48 lie in the letterbox of 48x48 four rows below its upper edge."""
+    flags = ("--set", "mean=100", "--set", "std=20", "--protocol", "published", "--save_predictions")
+    run(test, tiny_data, tmp_path, "--checkpoint", boxes / "best.pth", *flags)
+    kept = only(tmp_path / "Synthetic/ToyBoxes") / "predictions"
+    images = {
+        image["id"]: (image["sequence"], image["frame"])
+        for image in json.loads((kept / "predictions.json").read_text())["images"]
+    }
+    found = {place: [] for place in images.values()}
+    for entry in json.loads((kept / "boxes.json").read_text()):
+        found[images[entry["image_id"]]].append([*entry["bbox"], entry["score"]])
+    weights = read_checkpoint(boxes / "best.pth")["weights"]
+    kernel, bias = weights["head.weight"].double(), weights["head.bias"].double()
+    rows, columns = np.mgrid[:6, :6]
+    for name in TESTED:
+        square = np.full((24, 1, 48, 48), 128.0)
+        square[:, 0, 4:44] = files_of(tiny_data / "Synthetic" / name / "images")
+        maps = F.conv2d(torch.from_numpy((square - 100) / 20), kernel, bias, stride=8).numpy()
+        for frame, (x, y, w, h, *logits) in enumerate(maps):
+            scores = 1 / (1 + np.exp(-logits[0])) / (1 + np.exp(-logits[1]))
+            width, height = 8 * np.exp(w), 8 * np.exp(h)
+            left, top = 8 * (x + columns) - width / 2, 8 * (y + rows) - height / 2 - 4
+            expected = np.stack([left, top, width, height, scores], -1).reshape(-1, 5)
+            order = [
+                np.array(sorted(table, key=lambda row: row[-1])) for table in (expected, found[name, frame])
+            ]
+            np.testing.assert_allclose(order[1], order[0], rtol=1e-4, atol=1e-3)
 
 
 def test_tables_and_json_say_how_many_sequences_and_frames(plain, tiny_data, tmp_path):
@@ -252,6 +309,9 @@ def test_tables_and_json_say_how_many_sequences_and_frames(plain, tiny_data, tmp
         assert {line.split("|")[place].strip() for line in lines} == {"24", "48"}
     tested = json.loads((folder / "eval.json").read_text())
     assert tested["frames"] == 48
+    rows = rows_of(folder / "sequences.csv")
+    assert list(dict.fromkeys(row["group"] for row in rows)) == TESTED
+    assert {(row["sequences"], row["frames"]) for row in rows} == {("1", "24")}
     for scores in tested["scores"]:
         counts = {n: (str(s["sequences"]), str(s["frames"])) for n, s in scores["groups"].items()}
         assert counts == expected
@@ -354,7 +414,9 @@ def test_the_common_table_has_the_first_model_when_the_second_one_fails(
     assert len(rows) == 12 and {row["model"] for row in rows} == {"Toy"}  # 4 lines of 3 groups
 
 
-def test_the_common_table_has_every_model_of_every_data_set(plain, boxes, tiny_data, own_folder, tmp_path):
+def test_the_common_table_has_every_model_of_every_data_set(
+    plain, boxes, tiny_data, own_folder, tmp_path, pictures
+):
     both = tmp_path / "data"
     shutil.copytree(tiny_data / "Synthetic", both / "Synthetic")
     (both / "Folder").mkdir()
@@ -371,16 +433,20 @@ def test_the_common_table_has_every_model_of_every_data_set(plain, boxes, tiny_d
     assert list(found) == expected
     single = [rows_of(only(tmp_path / "log" / data / model) / "table.csv") for data, model, _ in expected]
     assert rows == [row for table in single for row in table]
+    shared = {path.name: curves for path, curves in pictures if path.parent.parent.name == "tables"}
+    for data in ("Synthetic", "Folder"):
+        assert shared[f"{data}_pr_clean.png"] == ["ToyBoxes", "Toy"]
+        assert shared[f"{data}_roc_clean_ShootingRules.png"] == ["ToyBoxes", "Toy"]
 
 
 def test_kept_predictions_stand_beside_a_network_on_their_own_data_set(plain, tiny_data, tmp_path):
-    flags = ("--model_names", "TopHat", "--save_predictions", "--protocol", "published")
+    flags = ("--model_names", "TopHat", "--save_predictions", "--protocol", "clean", "--threshold", 0.4)
     run(test, tiny_data, tmp_path / "first", *flags)
     kept = only(tmp_path / "first/Synthetic/TopHat")
     both = tmp_path / "data"
     shutil.copytree(tiny_data / "Synthetic", both / "Synthetic")
     flags = ("--predictions", kept, "--checkpoint", plain, "--dataset_names", "Synthetic", "Folder")
-    run(test, both, tmp_path / "log", *flags, "--protocol", "published")
+    run(test, both, tmp_path / "log", *flags, "--protocol", "clean")
     rows = rows_of(only(tmp_path / "log/tables") / "table.csv")
     found = list(dict.fromkeys((row["data set"], row["model"]) for row in rows))
     assert found == [("Synthetic", "TopHat"), ("Synthetic", "Toy"), ("Folder", "Toy")]
@@ -456,10 +522,14 @@ def test_the_rules_that_were_typed_reach_the_metrics(tiny_data, tmp_path, capsys
     figures = {name: v for s in reversed(tested["scores"]) for name, v in s["groups"]["all"].items()}
     for name in ("pd", "fa", "auc", "iou", "ap50", "box_f1"):
         assert validated[name] == pytest.approx(figures[name]), name
-    components = tested["scores"][2]["groups"]["all"]  # the line of CentroidPdFa
+    scores = tested["scores"][0]["groups"]["all"]
+    curve = scores["curve"]
+    at = curve["thresholds"].index(0.4)
+    assert scores["pd"] == curve["true"][at] / curve["targets"][at]
+    assert scores["fa"] == curve["false"][at] / curve["pixels"]
+    assert curve["false"][at] != curve["false"][curve["thresholds"].index(0.5)]
     maps = iou_by_hand(read_checkpoint(folder / "best.pth")["weights"], tiny_data / "Synthetic", TESTED, 0.4)
     assert validated["iou"] == pytest.approx(maps, rel=1e-3)
-    assert components["targets"] > 0
 
 
 @pytest.fixture

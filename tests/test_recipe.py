@@ -68,6 +68,7 @@ def test_the_model_follows_a_typed_clip_length():
         ("train_resize", 256, r"view.train_resize takes two whole numbers .*, at least 1, or None, not 256"),
         ("train_resize", (256, 0), r"view.train_resize cannot be \(256, 0\)"),
         ("patch", 0, "sampling.patch cannot be 0"),
+        ("padding", "mirror", "view.padding takes zeros or repeat, not 'mirror'"),
         ("optimizer", "lion", "no optimizer 'lion'; known: Adam, AdamW, SGD"),
         ("schedule", "stepp", "no schedule 'stepp'; did you mean step"),
         ("threshold", 2.0, "scoring.threshold cannot be 2.0"),

@@ -252,6 +252,34 @@ def test_the_curves_of_a_run_that_went_on_have_no_hole(rich, continued):
         assert found[name] == whole[name], name
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--batch_size", 2), "has sampling.batch_size=4, which --resume cannot change to 2"),
+        (("--model_names", "DeepPro"), "trains Toy on Synthetic, not DeepPro on Synthetic"),
+        (("--dataset_names", "Folder"), "trains Toy on Synthetic, not Toy on Folder"),
+    ],
+)
+def test_a_run_goes_on_as_what_it_is(rich, tiny_data, tmp_path, flags, sentence):
+    before = (rich[0] / "last.pth").read_bytes()
+    with pytest.raises(UserError, match=sentence):
+        train.main(flags_of(tiny_data, tmp_path, {}, "--resume", rich[0], *flags))
+    assert (rich[0] / "last.pth").read_bytes() == before
+
+
+def test_a_finished_run_goes_on_with_more_epochs_by_its_name(tiny_data, tmp_path):
+    """The newest of the model and the data set."""
+    few = {"sample_rate": 0.06, "loss_options.weight": 3.0}
+    old = trained(tiny_data, tmp_path, few)
+    train.main(flags_of(tiny_data, tmp_path, few))
+    train.main(flags_of(tiny_data, tmp_path, {}, "--resume", "--epochs", 2, "--set", "save_every=7"))
+    (new,) = [run for run in (tmp_path / "Synthetic/Toy").iterdir() if run != old]
+    assert [[line["epoch"] for line in record_of(run)] for run in (old, new)] == [[1], [1, 2]]
+    recipe = read_checkpoint(new / "last.pth")["recipe"]
+    assert recipe["optimisation"]["loss_options"] == {"weight": 3.0}
+    assert (recipe["optimisation"]["epochs"], recipe["runtime"]["save_every"]) == (2, 7)
+
+
 def test_an_epoch_whose_checkpoint_is_lost_is_recorded_once(rich, monkeypatch, forget, tiny_data, tmp_path):
     save = train.TrainingRun.save
 
