@@ -266,6 +266,14 @@ def test_a_test_gives_the_figures_of_the_network_at_rest(plain, tiny_data, tmp_p
     assert scores["groups"]["all"]["frames"] == 48
 
 
+def test_each_video_has_a_stream_of_its_own(watched, tiny_data, tmp_path):
+    """It is told the places of the frames: windows of four that share one, the last one moved back."""
+    watched.restart()
+    run(test, tiny_data, tmp_path, "--model_names", "ToyStream", "--protocol", "published")
+    windows = [tuple(range(first, first + 4)) for first in (0, 3, 6, 9, 12, 15, 18, 20)]
+    assert watched.streams == [windows, windows]
+
+
 def test_boxes_lie_where_the_network_sees_them_in_the_frame(boxes, tiny_data, tmp_path):
     """Frames of 40x48 lie in the letterbox of 48x48 four rows below its upper edge."""
     flags = ("--set", "mean=100", "--set", "std=20", "--protocol", "published", "--save_predictions")

@@ -22,12 +22,14 @@ from utils.registry import LOSSES, MODELS, register_loss, register_model
 class Watched:
     """What the toys have seen: clips in training, targets and terms of the loss, one each per step.
 
+    streams: of each stream, the places of the frames of each clip
     fail_at: the call of the loss, counted from 1, that ends the run with a UserError
     """
 
     clips: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     terms: list[dict[str, float]] = field(default_factory=list)
+    streams: list[list[tuple[int, ...]]] = field(default_factory=list)
     fail_at: int | None = None
 
     def restart(self, fail_at: int | None = None) -> None:
@@ -80,6 +82,26 @@ class ToyBoxes(nn.Module):
         return list(torch.stack([*corners, score], dim=-1).flatten(1, 2))
 
 
+class ToyStream(nn.Module):
+    """Finds what is bright, and can only be streamed."""
+
+    def forward(self, clip):
+        raise AssertionError("a model with a stream is not called clip by clip")
+
+    def stream(self):
+        calls = []
+        WATCHED.streams.append(calls)
+
+        def step(clip, places):
+            calls.append(tuple(places))
+            return {"logits": clip[:, 0] - 1}
+
+        return step
+
+    def decode(self, raw):
+        return torch.sigmoid(raw["logits"])
+
+
 class Scaled(nn.Module):
     """Binary cross-entropy, that of the target pixels times `weight`."""
 
@@ -113,13 +135,14 @@ BOX_RECIPE = {
 
 @contextmanager
 def registered_toys() -> Iterator[Watched]:
-    """Inside `with`, the toys have names: models Toy and ToyBoxes, loss Scaled."""
+    """Inside `with`, the toys have names: models Toy, ToyBoxes and ToyStream, loss Scaled."""
     with pytest.MonkeyPatch.context() as patch:
         for registry in (MODELS, LOSSES):
             patch.setattr(registry, "_entries", dict(registry._entries))
             patch.setattr(registry, "_folded", dict(registry._folded))
         register_model("Toy", recipe=RECIPE, rename={})(Toy)
         register_model("ToyBoxes", recipe=BOX_RECIPE, rename={}, task="boxes")(ToyBoxes)
+        register_model("ToyStream", recipe={"view": {"frames": 4}}, rename={})(ToyStream)
         register_loss("Scaled")(Scaled)
         WATCHED.restart()
         yield WATCHED
