@@ -100,7 +100,10 @@ class TrainingRun:
         for part in ("model", *PARTS):
             print(f"{part}: " + ", ".join(f"{k}={v!r}" for k, v in flat(recipe[part]).items()))
         rules = "; ".join(line.text for line in self.validation.lines)
-        place = {"test": "the test split, as published", "holdout": "sequences held out of training"}
+        place = {
+            "test": "the test split, as published; --set validation=holdout avoids it",
+            "holdout": "sequences held out of training",
+        }
         print(f"best.pth is chosen by {self.validation.best} on {place[self.recipe.sampling.validation]}")
         print(f"validation: {self.recipe.scoring.protocol} protocol, {rules}", flush=True)
         if self.progress.steps:
