@@ -86,6 +86,8 @@ class ToyStream(nn.Module):
     """Finds what is bright, and can only be streamed."""
 
     def forward(self, clip):
+        if clip.is_meta:  # in the dry run
+            return {"logits": clip[:, 0]}
         raise AssertionError("a model with a stream is not called clip by clip")
 
     def stream(self):
