@@ -1,8 +1,17 @@
-"""The one exception for a user's mistake, and how a command ends on it."""
+"""How a command fails: one sentence for what the user can put right, the traceback for a fault of ours."""
 
 import difflib
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
+
+USER_ERROR, INTERRUPTED, FAULT = 2, 130, 1  # exit codes
+BROKEN_PIPE = 141  # as a shell counts a program whose reader has gone
+REPORT = (
+    "this is a fault of the program, not yours: please report it, with these lines and the command, as "
+    "README.md says under 'Reporting a fault'"
+)
 
 
 class UserError(Exception):
@@ -19,29 +28,54 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known) or 'none'}"
 
 
-def sentence(error: UserError) -> str:
-    """The text of the error without the traceback that a DataLoader worker writes in front of it."""
-    return str(error).rpartition("UserError: ")[2].strip()
+def reason(error: OSError) -> str:
+    """Why the system refused, in its own words: "Permission denied", "No space left on device"."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user of an error, in one line; None for a fault of the program.
+
+    A UserError says it itself; what a loader worker writes around it is left out. Errors of the file system
+    that nobody has met before, a lack of memory, and an operation without deterministic form are said here.
+    """
+    text = str(error)
+    if isinstance(error, UserError):
+        return " ".join(text.rpartition("UserError: ")[2].split())
+    if isinstance(error, OSError) and error.errno is not None:
+        files = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{files or 'a file'}: {reason(error)}; put that right and start again"
+    if isinstance(error, MemoryError) or "not enough memory" in text or "out of memory" in text:
+        what = text.splitlines()[0] if text else "it is used up"
+        return f"there is too little memory ({what}); lower --batch_size, --patch_size or --seq_len"
+    if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in text:
+        operation = text.split(" ", 1)[0]
+        return (
+            f"{operation}, which this model needs, has no deterministic form on this device; leave "
+            "--deterministic out"
+        )
+    return None
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command's main; a UserError becomes one line on standard error and exit code 2."""
+    """Run a command's main and end the process with its exit code.
+
+    What the user can put right becomes one line on standard error and code 2, an interruption code 130. A
+    fault of the program keeps its traceback, says where to report it, and has code 1.
+    """
     try:
-        code = main()
-    except UserError as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        code = 2
-    except RuntimeError as error:
-        if "does not have a deterministic implementation" not in str(error):
-            raise
-        operation = str(error).split(" ", 1)[0]
-        print(
-            f"error: {operation}, which this model needs, has no deterministic form on this device; "
-            "leave --deterministic out",
-            file=sys.stderr,
-        )
-        code = 2
+        code = main() or 0
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
-    sys.exit(code or 0)
+        code = INTERRUPTED
+    except BrokenPipeError:  # as in `python test.py ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
+    except Exception as error:
+        told = sentence(error)
+        code = FAULT if told is None else USER_ERROR
+        if told is None:
+            traceback.print_exc()
+        print(f"error: {told or REPORT}", file=sys.stderr)
+    sys.exit(code)
