@@ -1,17 +1,20 @@
 """What the readers share: finding folders, listing frames in order, pairing masks, reading split lists.
 
-Folders are listed by os.scandir, which tells files from folders without a system call for each.
+Folders are listed by os.scandir, which tells files from folders without a system call for each. What cannot
+be read is refused: with a broken link, or a folder that may not be read, there would be fewer frames.
 """
 
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.masks import STRICT, MaskRule
 from dataset.sequence import Sequence
-from utils.errors import UserError
+from utils.errors import UserError, reason
+from utils.files import read_text
 from utils.registry import fold
 
 IMAGE_SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -30,25 +33,52 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
+def scan(folder: Path) -> list[os.DirEntry]:
+    """What is visible in a folder. Raises UserError with the reason when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {reason(error)}; put that right") from None
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # as a link that leads to itself
+        raise UserError(f"cannot tell what {entry.path} is: {reason(error)}; take it away") from None
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in `folder`, in natural order."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in scan(folder) if is_folder(entry)]
     return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """What is visible in `folder` with this suffix, by name; nothing when there is no such folder."""
+    if not os.path.lexists(folder):
+        return []
+    return [folder / name for name in sorted(e.name for e in scan(folder)) if name.endswith(suffix)]
 
 
 def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
     """The image files in `folder`, in natural order; `content` names them in errors.
 
-    Raises UserError when the folder is missing or empty, or when two files differ in the suffix alone.
+    Raises UserError when the folder is missing, empty or unreadable, when what bears the name of an image is
+    no file, or when two files differ in the suffix alone.
     """
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         raise UserError(f"the folder {folder} with the {content} is missing; complete the data set there")
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if is_image_name(entry.name) and entry.is_file()]
-    if not names:
+    entries = [entry for entry in scan(folder) if is_image_name(entry.name)]
+    if not entries:
         raise UserError(f"there are no {content} in {folder}; put {', '.join(IMAGE_SUFFIXES)} files there")
-    names.sort(key=lambda name: natural_key(Path(name).stem))
+    for entry in entries:
+        if is_folder(entry) or not entry.is_file():
+            raise UserError(
+                f"{entry.path} has the name of an image but is no file, nor a link to one; put it there"
+            )
+    names = sorted((entry.name for entry in entries), key=lambda name: natural_key(Path(name).stem))
     for before, name in zip(names, names[1:], strict=False):
         if Path(before).stem == Path(name).stem:
             raise UserError(f"{folder} holds both {before} and {name}; keep one of them")
@@ -58,21 +88,32 @@ def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
 def find_root(root: Path, *names: str, remedy: str = GIVE_FOLDER) -> Path:
     """The data set's folder: the one in `root` that bears one of `names` in any spelling, or `root` itself.
 
-    Raises UserError, which ends on `remedy`, when there is no folder `root`.
+    Raises UserError, which ends on `remedy`, when there is no folder `root`, and when several bear the names
+    but none the first one exactly.
     """
-    if not root.is_dir():
+    if not os.path.lexists(root):
         raise UserError(f"there is no folder {root}; {remedy}")
     wanted = {fold(name) for name in names}
-    return next((path for path in subfolders(root) if fold(path.name) in wanted), root)
+    found = [path for path in subfolders(root) if fold(path.name) in wanted]
+    exact = [path for path in found if path.name == names[0]]
+    return only_one(exact or found, root) or root
+
+
+def only_one(found: list[Path], folder: Path) -> Path | None:
+    """The only one of the folders that were `found`, or None. Raises UserError when there are several."""
+    if len(found) > 1:
+        both = " and ".join(path.name for path in found)
+        raise UserError(f"{folder} holds {both}, which may be the same; give or keep one of them")
+    return found[0] if found else None
 
 
 def find_below(folder: Path, *steps: str) -> Path | None:
-    """The folder at `folder`/step/step/..., in another case where this one is not there, or None."""
+    """What lies at `folder`/step/step/..., in another case where it is not there in this one, or None."""
     for step in steps:
         exact = folder / step
-        if not exact.is_dir():
+        if not os.path.lexists(exact):
             siblings = subfolders(folder)
-            exact = next((path for path in siblings if path.name.casefold() == step.casefold()), None)
+            exact = only_one([path for path in siblings if path.name.casefold() == step.casefold()], folder)
             if exact is None:
                 return None
         folder = exact
@@ -96,25 +137,60 @@ def require_layout(fits: bool, name: str, root: Path, looked_for: str, remedy: s
         raise UserError(f"{root} does not hold {name}: looked for {looked_for}; {remedy}")
 
 
-def pair(frames: tuple[Path, ...], others: tuple[Path, ...], content: str = "mask") -> tuple[Path, ...]:
-    """One of `others` for every frame, by position, both in natural order; names that agree pair by it, too.
+def frame_name(path: Path) -> str:
+    """What files of one frame have in common: the stem, without zeros before numbers.
 
-    The published loaders pair by position (DeepPro), and some sets number frames and masks differently.
-    Raises UserError naming the first file whose name has no partner when the counts differ.
+    "images/0007.bmp" and "masks/7.png" belong together.
     """
-    if len(frames) == len(others):
-        return others
-    frame_stems, other_stems = ({path.stem for path in paths} for paths in (frames, others))
-    for path in frames:
-        if path.stem not in other_stems:
-            raise UserError(f"the frame {path} has no {content} of its name; add it or take the frame away")
-    stray = next(path for path in others if path.stem not in frame_stems)
-    raise UserError(
-        f"the {content} {stray} has no frame of its name; add the frame or take the {content} away"
-    )
+    return re.sub(r"(?<!\d)0+(?=\d)", "", path.stem)
 
 
-def index_sequence(name: str, images: Path, masks: Path, centroids: Path | None = None) -> Sequence:
+def few(names: Iterable[str], shown: int = 3) -> str:
+    """The first of some names: "3.png, 5.png, 7.png and 9 more"."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def pair(frames: tuple[Path, ...], others: tuple[Path, ...], content: str = "mask") -> tuple[Path, ...]:
+    """For every frame the file of its name: of its stem, else of its `frame_name` where that is clear.
+
+    Raises UserError naming the first files on both sides that have no partner.
+    """
+    for name_of in (lambda path: path.stem, frame_name):
+        wanted, named = [name_of(frame) for frame in frames], {name_of(path): path for path in others}
+        if named.keys() == set(wanted) and len(wanted) == len(named) == len(others):
+            return tuple(named[name] for name in wanted)
+    lone = lone_files(frames, others, frame_name) or lone_files(frames, others, lambda path: path.stem)
+    lacks = [lacking(lone[0], "frame", content)] if lone[0] else []
+    lacks += [lacking(lone[1], content, "frame")] if lone[1] else []
+    raise UserError(f"{', '.join(lacks)}; name them alike, add what is missing or take away what is too much")
+
+
+def lone_files(
+    frames: Iterable[Path], others: Iterable[Path], name_of: Callable[[Path], str]
+) -> tuple[list[Path], list[Path]] | None:
+    """Those of each side whose names the other one has not; None where all have a partner."""
+    names = [{name_of(path) for path in paths} for paths in (frames, others)]
+    lone = [path for path in frames if name_of(path) not in names[1]]
+    strays = [path for path in others if name_of(path) not in names[0]]
+    return (lone, strays) if lone or strays else None
+
+
+def lacking(paths: list[Path], content: str, partner: str) -> str:
+    if len(paths) == 1:
+        return f"the {content} {paths[0]} has no {partner} of its name"
+    names = few(path.name for path in paths)
+    return f"{len(paths)} {content}s in {paths[0].parent} have no {partner} of their name ({names})"
+
+
+def index_sequence(
+    name: str,
+    images: Path,
+    masks: Path,
+    centroids: Path | None = None,
+    mask_rule: MaskRule = STRICT,
+) -> Sequence:
     """The sequence whose frames, masks and centroid maps lie in these folders.
 
     Raises UserError when one of them is missing or empty, or when they do not pair.
@@ -125,16 +201,21 @@ def index_sequence(name: str, images: Path, masks: Path, centroids: Path | None 
         frames,
         masks=pair(frames, list_images(masks, "masks")),
         centroids=centroids and pair(frames, list_images(centroids, "centroid maps"), "centroid map"),
+        mask_rule=mask_rule,
     )
 
 
-def index_listed(root: Path, names: Iterable[str], images: str, masks: str) -> tuple[Sequence, ...]:
+def index_listed(
+    root: Path, names: Iterable[str], images: str, masks: str, mask_rule: MaskRule = STRICT
+) -> tuple[Sequence, ...]:
     """The sequences `names`; `images` and `masks` are places in `root`, with "*" for the sequence's name."""
 
     def folder(place: str, name: str) -> Path:
         return listed_folder(root, *place.replace("*", name).split("/"))
 
-    return tuple(index_sequence(name, folder(images, name), folder(masks, name)) for name in names)
+    return tuple(
+        index_sequence(name, folder(images, name), folder(masks, name), mask_rule=mask_rule) for name in names
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +245,9 @@ def find_tree(root: Path) -> Tree | None:
     return None
 
 
-def index_tree(frames: Tree, truth: Tree, names: Iterable[str]) -> tuple[Sequence, ...]:
+def index_tree(
+    frames: Tree, truth: Tree, names: Iterable[str], mask_rule: MaskRule = STRICT
+) -> tuple[Sequence, ...]:
     """The sequences `names`, with images from the one tree, masks and centroid maps from the other."""
     return tuple(
         index_sequence(
@@ -172,6 +255,7 @@ def index_tree(frames: Tree, truth: Tree, names: Iterable[str]) -> tuple[Sequenc
             frames.listed("images", name),
             truth.listed("masks", name),
             truth.optional("masks_centroid", name),
+            mask_rule,
         )
         for name in names
     )
@@ -197,7 +281,7 @@ def read_lines(path: Path) -> list[str]:
 
     Raises UserError when there are none.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path, "names of sequences").splitlines()
     if path.suffix == ".csv":
         lines = [row["sequence"] for row in csv.DictReader(lines)]
     kept = [line.strip() for line in lines if line.strip()]
@@ -219,7 +303,7 @@ def listed_sequences(
     Raises UserError when there is no list, or when it is empty.
     """
     for name in lists:
-        if (root / name).is_file():
+        if os.path.lexists(root / name):
             return read_names(root / name), ()
     if shipped is None:
         raise UserError(
@@ -233,7 +317,7 @@ def listed_subsets(names: Iterable[str], lists: Mapping[str, Path]) -> dict[str,
     """The members of `names` in each list, by label; a list that is missing or has none gives no subset."""
     subsets = {}
     for label, path in lists.items():
-        listed = path.read_text(encoding="utf-8").casefold().split() if path.is_file() else []
+        listed = read_text(path, "names of sequences").casefold().split() if os.path.lexists(path) else []
         members = tuple(name for name in names if name.casefold() in listed)
         if members:
             subsets[label] = members

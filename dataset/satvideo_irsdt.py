@@ -2,12 +2,14 @@
 
     {train,val}/<sequence>/img/000001.png   {train,val}/<sequence>/mask/000001.png
 
-The lists are {train,val}.txt for DeepPro and {train,val}_list.txt for DTUM.
+The lists are {train,val}.txt for DeepPro and {train,val}_list.txt for DTUM. The masks number their targets:
+each value above 0 is target, as for both.
 """
 
 from pathlib import Path
 
 from dataset.layout import find_root, index_listed, listed_sequences, require_layout
+from dataset.masks import MaskRule
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
@@ -28,5 +30,5 @@ def index(root: Path, split: str) -> SequenceSet:
     require_layout((root / part).is_dir(), name, root, f"{images} with {masks}")
     lists = (f"{part}.txt", f"{part}_list.txt")
     names, notes = listed_sequences(root, lists, f"{name}/deeppro_{part}_sequences.txt")
-    sequences = index_listed(root, names, images, masks)
+    sequences = index_listed(root, names, images, masks, MaskRule(many_values=True))
     return SequenceSet(name, root, split, sequences, MEAN, STD, notes=notes)
