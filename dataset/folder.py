@@ -27,7 +27,8 @@ import os
 from pathlib import Path
 
 from dataset.folder_truth import FolderTruth
-from dataset.layout import few, is_image_name, list_images, read_lines, scan, sequence_name, subfolders
+from dataset.layout import is_image_name, list_images, read_lines, scan, sequence_name, subfolders
+from dataset.pairing import few
 from dataset.sequence import Sequence, SequenceSet
 from utils.errors import UserError
 from utils.registry import register_dataset
@@ -51,10 +52,9 @@ def index(root: Path, split: str, box_origin: int = 0, on_bad_truth: str = "refu
     found = _find_sequences(root, notes, box_origin, on_bad_truth)
     names = _select(tuple(found), root, split, notes)
     sequences = tuple(_index_sequence(name, *found[name]) for name in names)
-    dropped = (
-        note for truth in dict.fromkeys(found[name][0] for name in names) for note in truth.check.notes
-    )
-    return SequenceSet("Folder", root, split, sequences, notes=(*notes, *dropped))
+    for truth in dict.fromkeys(found[name][0] for name in names):
+        notes += truth.check.notes
+    return SequenceSet("Folder", root, split, sequences, notes=tuple(notes))
 
 
 def _find_sequences(

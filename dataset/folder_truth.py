@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from dataset.annotations import BoxTable, by_frame_key, frame_key, read_coco, read_txt_list
-from dataset.io import read_size
-from dataset.layout import few, files_in, list_images, pair
-from dataset.truth import Size, TruthCheck, parse_number
+from dataset.layout import files_in, list_images
+from dataset.pairing import few, pair
+from dataset.truth import Size, TruthCheck, parse_number, size_of_frames
 from utils.errors import UserError
 from utils.files import read_bytes, read_text
 
@@ -38,8 +38,8 @@ class FolderTruth:
 
         @cache
         def size_in(place: PurePosixPath) -> Size | None:
-            images = folder / "images" / place
-            return read_size(list_images(images)[0]) if os.path.lexists(images) else None
+            is_outside = place.is_absolute() or ".." in place.parts
+            return None if is_outside else size_of_frames(folder / "images" / place)
 
         self.check = TruthCheck(
             on_bad_truth, lambda frame: size_in(PurePosixPath(frame_key(frame)).parent), origin
@@ -88,7 +88,9 @@ class FolderTruth:
             targets = [target.split(",") for target in line.split(";") if target.strip()]
             points = [(parse_number(row), parse_number(col)) for row, col in targets]
         except ValueError:
-            raise UserError(f"{path}, {place}: {line!r} is not row,col or row,col;row,col") from None
+            raise UserError(
+                f"{path}, {place}: {line!r} is not row,col or row,col;row,col; correct it"
+            ) from None
         points = [point for point in points if self.check.keeps_point(path, place, frame.name, point)]
         return np.array(points, dtype=float).reshape(-1, 2) - self.origin
 
@@ -102,10 +104,14 @@ class FolderTruth:
         for line, row in csv_lines(rows, path):
             try:
                 key, box = frame_key(row["frame"]), corners(parse_number(row[side]) for side in "xywh")
+                if None in row:
+                    raise ValueError("more columns than the header has")
             except (AttributeError, TypeError, ValueError):
-                raise UserError(f"{path}, {line}: expected frame,x,y,w,h as the header says") from None
+                raise UserError(
+                    f"{path}, {line}: expected frame,x,y,w,h as the header says; correct it"
+                ) from None
             if key not in table:
-                raise UserError(f"{path}, {line}: there is no frame {row['frame']} in images/")
+                raise UserError(f"{path}, {line}: there is no frame {row['frame']} in images/; correct it")
             if self.check.keeps_box(path, line, row["frame"], box):
                 table[key].append(box)
         return self._boxes(table[frame.stem] for frame in frames)
@@ -196,14 +202,15 @@ def merge(paths: Iterable[Path], read: Callable[[Path], BoxTable]) -> BoxTable:
 def csv_lines(rows: csv.DictReader, path: Path) -> Iterable[tuple[str, dict]]:
     """The lines of boxes.csv by their places. Raises UserError for a header or a line that is none."""
     try:
-        if not {"frame", *"xywh"} <= set(rows.fieldnames or ()):
+        header = Counter(rows.fieldnames or ())
+        if any(header[name] != 1 for name in ("frame", *"xywh")):
             raise UserError(
                 f"{path}, line 1: there is no header frame,x,y,w,h; write one, also without boxes"
             )
         for row in rows:
             yield f"line {rows.line_num}", row
     except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: {error}; correct it") from None
+        raise UserError(f"{path}, line {rows.line_num + 1}: {error}; correct it") from None
 
 
 def read_voc(path: Path, frame: str, check: TruthCheck) -> list[list[float]]:

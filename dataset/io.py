@@ -1,8 +1,8 @@
 """Image files to arrays: PNG, BMP, JPG and TIFF of 8 or 16 bit."""
 
+import math
 import os
 import stat
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from utils.errors import UserError, reason
 
-# Pillow refuses what has more than twice its MAX_IMAGE_PIXELS, 179 million pixels: a frame of 13000x13000 can
-# be read. Its warning from the half on would say of a good frame of 10000x10000 that it may be an attack.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+MAX_PIXELS = 2**28  # 16384x16384; a damaged header may announce any size, for which memory would be taken
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns of good frames of 10000x10000
 
 
 def read_gray(path: Path) -> np.ndarray:
@@ -35,25 +34,29 @@ def from_file(path: Path, take: Callable[[Image.Image], Any]) -> Any:
 
     Raises UserError that names the file, and what is wrong with it.
     """
+    size = None
     try:
-        is_file = stat.S_ISREG(os.stat(path).st_mode)
-        if is_file:
+        if stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             with Image.open(path) as file:
-                return take(file)
+                size = file.size
+                if math.prod(size) <= MAX_PIXELS:
+                    return take(file)
+    except MemoryError:
+        pass
     except FileNotFoundError:
         raise UserError(f"the image {path} is missing; copy the data set again") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image; remove it or copy it again") from None
-    except (Image.DecompressionBombError, MemoryError):
-        raise UserError(
-            f"the header of {path} announces more pixels than can be read; copy it again if it is damaged, "
-            "else cut the frames into parts"
-        ) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f"cannot read the image {path}: {reason(error)}; put that right") from None
         raise UserError(f"the image {path} is truncated or damaged; copy it again") from None
-    raise UserError(f"{path} is no file; put an image there or take it away")
+    if size is None:
+        raise UserError(f"{path} is no file; put an image there or take it away")
+    raise UserError(
+        f"the header of {path} announces {size[0]}x{size[1]} pixels, more than can be read; copy the image "
+        "again if it is damaged, else cut it into parts"
+    )
 
 
 def first_page(file: Image.Image) -> Image.Image:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dataset.io import read_size
+from dataset.layout import is_image_name, list_images, scan
 from utils.errors import UserError
 
 CHOICES = ("refuse", "drop")
@@ -69,8 +71,8 @@ class TruthCheck:
         size = self.size_of(frame)
         if size and size != stated:
             raise UserError(
-                f"{path}, {place}: it says that {frame} is {stated[1]}x{stated[0]}, but the frames there are "
-                f"{size[1]}x{size[0]}; put the frames there that it was made for, or correct its size"
+                f"{path}, {place}: it says that {frame} is {stated[1]:g}x{stated[0]:g}, but the frames there "
+                f"are {size[1]}x{size[0]}; put those there that it was made for, or correct its size"
             )
 
     @property
@@ -86,6 +88,13 @@ class TruthCheck:
             raise UserError(f"{path}, {what}; {self.remedy}")
         self._dropped.setdefault(path, []).append(what)
         return False
+
+
+def size_of_frames(folder: Path) -> Size | None:
+    """The size of the frames in a folder, from the first one's header alone; None where there are none."""
+    if not folder.is_dir() or not any(is_image_name(entry.name) for entry in scan(folder)):
+        return None
+    return read_size(list_images(folder)[0])
 
 
 def numbers(values: Sequence[float]) -> str:

@@ -21,10 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.annotations import BoxTable, by_frame_key, frame_key, read_coco, read_txt_list
-from dataset.io import read_size
 from dataset.layout import (
     SHIPPED_LISTS,
-    few,
     files_in,
     find_below,
     find_root,
@@ -33,8 +31,9 @@ from dataset.layout import (
     natural_key,
     require_layout,
 )
+from dataset.pairing import few
 from dataset.sequence import Sequence, SequenceSet
-from dataset.truth import Size, TruthCheck
+from dataset.truth import Size, TruthCheck, size_of_frames
 from utils.errors import UserError
 from utils.registry import register_dataset
 
@@ -82,7 +81,7 @@ def irdst(root: Path, split: str, on_bad_truth: str = "refuse") -> SequenceSet:
 def index_boxes(name: str, root: Path, split: str, on_bad_truth: str) -> SequenceSet:
     """The sequences that the split's list in `root` names, with its boxes."""
     require_layout((root / "images").is_dir(), name, root, "images/ with a list of boxes beside it")
-    check = TruthCheck(on_bad_truth, size_of_frames(root))
+    check = TruthCheck(on_bad_truth, size_finder(root))
     path, boxes = find_list(root, split, check)
     places: dict[str, BoxTable] = {}
     for key, rows in boxes.items():
@@ -94,13 +93,13 @@ def index_boxes(name: str, root: Path, split: str, on_bad_truth: str) -> Sequenc
     return SequenceSet(name, root, split, sequences, notes=(*notes, *check.notes))
 
 
-def size_of_frames(root: Path) -> Callable[[str], Size | None]:
-    """Gives the size of a listed frame: that of the first frame of its sequence, from the header alone."""
+def size_finder(root: Path) -> Callable[[str], Size | None]:
+    """Gives the size of a listed frame, as the first frame of its sequence has it."""
 
     @cache
     def size_in(place: str) -> Size | None:
         folder = find_below(root, "images", *place.split("/"))
-        return None if folder is None else read_size(list_images(folder)[0])
+        return folder and size_of_frames(folder)
 
     return lambda frame: size_in(frame_key(frame).rpartition("/")[0])
 
