@@ -167,18 +167,25 @@ def test_killed_within_an_epoch(train_with, run_python, reference, flags, tmp_pa
     assert_same_run(folder, reference)
 
 
-@pytest.mark.parametrize("save", [3, *(pytest.param(save, marks=pytest.mark.slow) for save in (1, 2, 4))])
+SLOW_SAVES = [pytest.param(save, marks=pytest.mark.slow) for save in (1, 2, 4, 7)]
+
+
+@pytest.mark.parametrize("save", [3, *SLOW_SAVES])
 def test_killed_while_saving(train_with, run_python, reference, flags, tmp_path, save):
-    """last.pth is saved at the start and after each epoch; save 4 is the one after the last epoch."""
+    """last.pth is saved at the start, and of each epoch before and after its validation; save 7 is the last."""
     done = train_with(KILL_WHILE_SAVING, save, *flags, "--log_dir", tmp_path, "--num_workers", 0)
     assert done.returncode == -9
     folder = run_folder(tmp_path)
     if save == 1:
         assert not (folder / "last.pth").exists()
         return
-    assert last(folder)["progress"]["epoch"] == save - 2
-    assert len(record_of(folder)) == save - 1  # the line of the epoch whose checkpoint is lost
+    epoch, is_to_be_scored = divmod(save - 2, 2)  # of the save before
+    progress = last(folder)["progress"]
+    assert (progress["epoch"], progress["batch"]) == (epoch, 4 * is_to_be_scored)
+    assert len(record_of(folder)) == (save - 1) // 2  # with the line of an epoch whose checkpoint is lost
+    assert list(folder.glob(".last.pth.*.tmp"))
     resumed(run_python, folder, flags, "--num_workers", 0)
+    assert not list(folder.glob(".*.tmp"))
     assert_same_run(folder, reference)
 
 
@@ -261,7 +268,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(train_with, run_python, reference
     assert done.stderr.count("\n") == 1, done.stderr
     folder = run_folder(tmp_path)
     assert last(folder)["progress"]["steps"] == 6
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
     resumed(run_python, folder, flags, "--num_workers", 0)
     assert_same_run(folder, reference)
 

@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
+from utils.signals import ENDS, Interruption, handling
+
 USER_ERROR, INTERRUPTED, FAULT = 2, 130, 1  # exit codes
 BROKEN_PIPE = 141  # as a shell counts a program whose reader has gone
 REPORT = (
@@ -63,19 +65,20 @@ def run_command(main: Callable[[], int | None]) -> None:
     What the user can put right becomes one line on standard error and code 2, an interruption code 130. A
     fault of the program keeps its traceback, says where to report it, and has code 1.
     """
-    try:
-        code = main() or 0
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
-    except BrokenPipeError:  # as in `python test.py ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = BROKEN_PIPE
-    except Exception as error:
-        told = sentence(error)
-        code = FAULT if told is None else USER_ERROR
-        if told is None:
-            traceback.print_exc()
-        print(f"error: {told or REPORT}", file=sys.stderr)
+    with handling(ENDS, Interruption()):
+        try:
+            code = main() or 0
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            code = INTERRUPTED
+        except BrokenPipeError:  # as in `python test.py ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = BROKEN_PIPE
+        except Exception as error:
+            told = sentence(error)
+            code = FAULT if told is None else USER_ERROR
+            if told is None:
+                traceback.print_exc()
+            print(f"error: {told or REPORT}", file=sys.stderr)
     sys.exit(code)
