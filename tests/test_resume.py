@@ -172,7 +172,7 @@ SLOW_SAVES = [pytest.param(save, marks=pytest.mark.slow) for save in (1, 2, 4, 7
 
 @pytest.mark.parametrize("save", [3, *SLOW_SAVES])
 def test_killed_while_saving(train_with, run_python, reference, flags, tmp_path, save):
-    """last.pth is saved at the start, and of each epoch before and after its validation; save 7 is the last."""
+    """last.pth is saved at the start, and before and after each validation; save 7 is the last."""
     done = train_with(KILL_WHILE_SAVING, save, *flags, "--log_dir", tmp_path, "--num_workers", 0)
     assert done.returncode == -9
     folder = run_folder(tmp_path)

@@ -61,10 +61,14 @@ class Interruption:
         return before is None or (number == signal.SIGINT and now - before > TWICE)
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody asked for an end, and nothing is half done."""
+
+
 class StopRequest(Interruption):
     """Handles a first signal by setting `asked`; a later Ctrl-C ends the program at once."""
 
-    asked = False
+    asked = is_waiting = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
@@ -74,6 +78,23 @@ class StopRequest(Interruption):
             told = b"stopping as soon as the weights are saved; press Ctrl-C again to end at once\n"
             with contextlib.suppress(OSError):  # where the terminal is closed
                 os.write(2, told)  # `print` may be what the signal has interrupted
+            if self.is_waiting:
+                raise Stopped
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside `with`, where nothing is half done, a stop raises Stopped; so does one from before."""
+        self.is_waiting = True
+        try:
+            self.check()
+            yield
+        finally:
+            self.is_waiting = False
+
+    def check(self) -> None:
+        """Raises Stopped where somebody has asked for an end."""
+        if self.asked:
+            raise Stopped
 
 
 @contextlib.contextmanager
@@ -89,7 +110,7 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_stops_to_the_main_process(_worker: int = 0) -> None:
+def leave_stops_to_the_main_process() -> None:
     """Ctrl-C and schedulers reach every process of a group; the main one alone decides when to stop."""
     for number in numbers(STOPS):
         signal.signal(number, signal.SIG_IGN)

@@ -1,18 +1,24 @@
 """Training clips in batches, read by processes of their own, and what becomes of these processes."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import suppress
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing import active_children
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from utils.errors import UserError, reason, sentence
 from utils.signals import held_back, leave_stops_to_the_main_process
 
-BUS_ERROR = -7  # what a process meets whose share of /dev/shm is not there
+MORE_SHARED = (
+    "enlarge /dev/shm (docker: --shm-size=8g), raise the limit of open files (ulimit -n), or use "
+    "--num_workers 0"
+)
 
 
 class Batches(Dataset):
@@ -25,9 +31,12 @@ class Batches(Dataset):
     def __init__(self, clips: Any):
         self.clips = clips
 
-    def __getitems__(self, keys: list) -> Any:
+    def __getitems__(self, keys: list) -> dict[str, Any]:
         try:
-            return self.clips.collate([self.clips[key] for key in keys])
+            batch = self.clips.collate([self.clips[key] for key in keys])
+            if get_worker_info():
+                share(batch)
+            return batch
         except Exception as error:
             told = sentence(error)
             if told is None:
@@ -40,9 +49,18 @@ class ClipLoader(DataLoader):
 
     The processes leave signals to this one, and end with it. Iterating raises UserError where they cannot be
     started or were killed.
+
+    waiting: a context in which this process waits for a batch
     """
 
-    def __init__(self, clips: Any, batches: Sampler, workers: int, pins_memory: bool):
+    def __init__(
+        self,
+        clips: Any,
+        batches: Sampler,
+        workers: int,
+        pins_memory: bool,
+        waiting: Callable[[], AbstractContextManager] = nullcontext,
+    ):
         super().__init__(
             Batches(clips),
             batch_sampler=batches,
@@ -50,36 +68,48 @@ class ClipLoader(DataLoader):
             num_workers=workers,
             pin_memory=pins_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=leave_stops_to_the_main_process,
+            worker_init_fn=start_process,
             generator=torch.Generator(),  # its own, so that the global one is the training's alone
         )
+        self.waiting = waiting
         self.processes: list = []
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
-            yield from super().__iter__() if self.processes else self.start()
+            with self.waiting():
+                batches = super().__iter__() if self.processes else self.start()
+            while True:
+                with self.waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
         except RuntimeError:
             codes = [process.exitcode for process in self.processes if process.exitcode]
             if not codes:
                 raise
             raise UserError(why_ended(codes[0])) from None
 
-    def start(self) -> Iterator:
+    def start(self) -> Iterator[dict[str, Any]]:
         """The batches of a first epoch, for which the processes are started."""
         others = active_children()
         try:
             with held_back():
-                return super().__iter__()
+                batches = super().__iter__()
         except OSError as error:
+            for process in active_children():
+                if process not in others:
+                    process.kill()
+            forget(error)
             raise UserError(
                 f"cannot start {self.num_workers} processes that load clips: {reason(error)}; lower "
                 "--num_workers"
             ) from None
-        finally:
-            self.processes = [process for process in active_children() if process not in others]
-            if self.processes and hasattr(signal, "SIGCHLD"):
-                # torch's handler raises in the midst of a step; waiting for a batch notices the same.
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.processes = [process for process in active_children() if process not in others]
+        if self.processes and hasattr(signal, "SIGCHLD"):
+            # torch's handler raises in the midst of a step; waiting for a batch notices the same.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
 
     def close(self) -> None:
         """End the processes."""
@@ -90,19 +120,49 @@ class ClipLoader(DataLoader):
                 process.kill()
 
 
-def as_it_is(batch: Any) -> Any:
+def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
     return batch
+
+
+def share(batch: dict[str, Any]) -> None:
+    """Put the tensors where another process can read them.
+
+    torch would do so when they are sent, in a thread whose errors are lost: who waits would wait for ever.
+    """
+    try:
+        for value in batch.values():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Tensor):
+                    item.share_memory_()
+    except RuntimeError as error:
+        why = str(error).rpartition(": ")[2]
+        raise UserError(
+            f"the processes that load clips cannot hand them over ({why}); {MORE_SHARED}"
+        ) from None
+
+
+def forget(error: OSError) -> None:
+    """Drop what the error has left half built: torch's iterator, which fails to end itself and would say so."""
+    usual, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    traceback.clear_frames(error.__traceback__)
+    sys.unraisablehook = usual
+
+
+def start_process(_number: int) -> None:
+    """Called first in each process that loads clips."""
+    leave_stops_to_the_main_process()
+    if hasattr(signal, "SIGBUS"):
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)  # torch's handler writes a line; `why_ended` tells it
 
 
 def why_ended(code: int) -> str:
     """What to tell of a process that loads clips and has ended with this exit code, below 0 by a signal."""
-    if code == BUS_ERROR:
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if name == "SIGBUS":
+        return f"the processes that load clips have too little shared memory; {MORE_SHARED}"
+    if name == "SIGKILL":
         return (
-            "the processes that load clips have too little shared memory; enlarge /dev/shm (docker: "
-            "--shm-size=8g), or use --num_workers 0"
+            "a process that loads clips was killed (SIGKILL), most likely because the machine ran out of "
+            "memory; lower --num_workers, --batch_size or --seq_len"
         )
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return (
-        f"a process that loads clips was {how}, most likely because the machine ran out of memory; lower "
-        "--num_workers, --batch_size or --seq_len"
-    )
+    return f"a process that loads clips has ended ({name}); --num_workers 0 loads them without, or shows why"

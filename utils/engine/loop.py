@@ -16,10 +16,6 @@ from utils.recipe.schema import OptimisationSettings
 from utils.registry import SCHEDULES
 
 
-class Stopped(Exception):
-    """Somebody asked for an end; everything up to the last finished batch is saved."""
-
-
 @dataclass(frozen=True)
 class Hooks:
     """What a run does around the steps.
@@ -27,8 +23,6 @@ class Hooks:
     after_batch:   called with the terms of each batch's loss
     after_batches: called after those of an epoch, before the epoch is counted
     after_epoch:   called with the means of the epoch's terms and its learning rate
-
-    Each may raise Stopped.
     """
 
     after_batch: Callable[[dict[str, float]], None]

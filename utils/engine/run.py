@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from utils.checkpoint import save_checkpoint
 from utils.engine.loading import ClipLoader
-from utils.engine.loop import Hooks, Stopped, fit
+from utils.engine.loop import Hooks, fit
 from utils.engine.resume import SavedRun
 from utils.engine.runtime import Runtime
 from utils.engine.state import TrainState
@@ -25,7 +25,7 @@ from utils.recipe.schema import PARTS, Recipe
 from utils.report.pictures import overlay, tile_of
 from utils.runlog import Curves, Record, RunLock, new_run_folder
 from utils.seed import random_state, restore_random_state
-from utils.signals import STOPS, StopRequest, handling
+from utils.signals import STOPS, Stopped, StopRequest, handling
 
 
 class TrainingRun:
@@ -78,6 +78,7 @@ class TrainingRun:
             try:
                 self.train()
             except Stopped:
+                self.save_steps()
                 self.tell_how_to_go_on(f"stopped after {self.progress.steps} steps")
                 raise KeyboardInterrupt from None
             except Exception as error:
@@ -91,8 +92,6 @@ class TrainingRun:
         """All steps that are left. Raises Stopped."""
         if self.progress.steps == 0:
             self.save("last.pth")
-        if self.stop.asked:
-            raise Stopped
         epochs = self.recipe.optimisation.epochs
         if self.progress.epoch >= epochs:
             print(f"{self.progress.epoch} epochs are finished, --epochs is {epochs}: more continue the run")
@@ -167,7 +166,7 @@ class TrainingRun:
         workers = self.recipe.runtime.num_workers
         if workers is None:
             workers = min(4, (os.cpu_count() or 1) // 2)
-        return ClipLoader(self.clips, self.batches, workers, self.runtime.pins_memory)
+        return ClipLoader(self.clips, self.batches, workers, self.runtime.pins_memory, self.stop.waiting)
 
     def save(self, name: str, scores: dict[str, float] | None = None) -> None:
         """Write a checkpoint of the state into the run's folder.
@@ -192,13 +191,11 @@ class TrainingRun:
 
     def after_batch(self, terms: dict[str, float]) -> None:
         self.curves.add({f"train/{name}": value for name, value in terms.items()}, self.progress.steps)
-        if self.stop.asked or self.progress.batch % self.recipe.runtime.save_every == 0:
+        if self.progress.batch % self.recipe.runtime.save_every == 0:
             self.save("last.pth")
-        if self.stop.asked:
-            raise Stopped
 
     def save_steps(self) -> None:
-        """Save the steps of an epoch before it is scored: a validation that does not end is done again."""
+        """Save the steps that last.pth has not; before a validation, so that one without end is repeated."""
         if self.saved_steps != self.progress.steps:
             self.save("last.pth")
 
@@ -230,8 +227,6 @@ class TrainingRun:
         )
         print("  ".join([*parts, f"{entry['seconds']:.1f} s", *["best"] * is_best]), flush=True)
         self.epoch_start = time.perf_counter()
-        if self.stop.asked and epoch < epochs:
-            raise Stopped
 
     def is_best(self, score: float) -> bool:
         """Whether a score is at least as good as the best one so far, which it then replaces.
@@ -251,8 +246,7 @@ class TrainingRun:
         """The scores of the weights that are kept. Raises Stopped between two frames."""
 
         def show(video, index: int, prediction, truth: dict) -> None:
-            if self.stop.asked:
-                raise Stopped
+            self.stop.check()
             if video is self.validation.videos[0] and index == len(video.frames) // 2:
                 tile = tile_of(video, index, prediction, truth)
                 threshold = self.recipe.scoring.threshold
