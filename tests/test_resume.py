@@ -1,6 +1,5 @@
 """Runs that were stopped, killed or could not save: going on from last.pth gives the same bits."""
 
-import json
 import shlex
 import signal
 import sys
@@ -8,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import assert_same, assert_same_run, comparable, last, record_of
 
 import train
-from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 
 pytestmark = [
@@ -82,50 +81,6 @@ def reference(run_python, flags, tmp_path_factory) -> Path:
 def run_folder(log: Path) -> Path:
     (folder,) = (log / "Synthetic" / "DeepPro").iterdir()
     return folder
-
-
-def last(folder: Path) -> dict:
-    return read_checkpoint(folder / "last.pth")
-
-
-def comparable(folder: Path) -> dict:
-    """The last checkpoint without what may differ in a run that goes on."""
-    saved = last(folder)
-    for key in ("num_workers", "save_every"):
-        del saved["recipe"]["runtime"][key]
-    return saved
-
-
-def assert_same(found, expected, place: str = "") -> None:
-    """Equal to the bit, through dicts and lists."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), place
-        for key in expected:
-            assert_same(found[key], expected[key], f"{place}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), place
-        for index, pair in enumerate(zip(found, expected, strict=True)):
-            assert_same(*pair, f"{place}/{index}")
-    elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), place
-    else:
-        assert found == expected or found != found and expected != expected, place  # equal or both nan
-
-
-def record_of(folder: Path) -> list[dict]:
-    """The lines of train.jsonl without the times."""
-    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "seconds" not in key} for line in lines]
-
-
-def assert_same_run(folder: Path, reference: Path) -> None:
-    """The same weights, optimizer, random state, scores and record, each epoch once."""
-    assert_same(comparable(folder), comparable(reference))
-    assert_same(
-        read_checkpoint(folder / "best.pth")["weights"], read_checkpoint(reference / "best.pth")["weights"]
-    )
-    assert [line["epoch"] for line in record_of(folder)] == [1, 2, 3]
-    assert record_of(folder) == record_of(reference)
 
 
 def resumed(run_python, folder: Path, flags, *more) -> None:
@@ -203,20 +158,23 @@ def test_ctrl_c_prints_the_command_that_goes_on(train_with, run_python, referenc
     assert_same_run(folder, reference)
 
 
-def test_ctrl_c_during_the_validation_stops_after_it(monkeypatch, capsys, flags, tmp_path):
-    validate = train.TrainingRun.validate
+def test_ctrl_c_during_the_validation_stops_in_it(monkeypatch, capsys, reference, flags, tmp_path):
+    """Its epoch is not over: the run that goes on does it again, from the first frame on."""
+    validate, flags = train.TrainingRun.validate, [str(flag) for flag in (*flags, "--num_workers", 0)]
 
     def interrupted(run):
         signal.raise_signal(signal.SIGINT)
         return validate(run)
 
-    monkeypatch.setattr(train.TrainingRun, "validate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train.main([str(flag) for flag in (*flags, "--log_dir", tmp_path, "--num_workers", 0)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.TrainingRun, "validate", interrupted)
+        train.main([*flags, "--log_dir", str(tmp_path)])
     folder = run_folder(tmp_path)
-    assert (last(folder)["progress"]["epoch"], last(folder)["progress"]["batch"]) == (1, 0)
-    assert [line["epoch"] for line in record_of(folder)] == [1]
+    assert (last(folder)["progress"]["epoch"], last(folder)["progress"]["batch"]) == (0, 4)
+    assert record_of(folder) == []
     assert f'--resume "{folder}"' in capsys.readouterr().out
+    train.main([*flags, "--resume", str(folder)])
+    assert_same_run(folder, reference)
 
 
 def test_a_loss_that_draws_random_numbers(train_with, run_python, flags, tmp_path):

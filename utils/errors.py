@@ -52,8 +52,8 @@ def sentence(error: BaseException) -> str | None:
     is_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
     if is_memory or NO_MEMORY.search(text):
         return (
-            f"there is too little memory{what_was_wanted(text)}; lower --batch_size, --patch_size, --seq_len or "
-            "--num_workers, or end other programs that hold it"
+            f"there is too little memory{what_was_wanted(text)}; lower --batch_size, --patch_size, --seq_len "
+            "or --num_workers, or end other programs that hold it"
         )
     if isinstance(error, OSError) and error.errno is not None:
         files = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)

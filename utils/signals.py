@@ -98,8 +98,8 @@ class StopRequest(Interruption):
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Inside `with`, stops wait for its end, and processes that are started there never meet them."""
+def shielding_children() -> Iterator[None]:
+    """Processes that are started inside `with` never meet a stop, from their first moment on."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

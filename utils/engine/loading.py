@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from utils.errors import UserError, reason, sentence
-from utils.signals import held_back, leave_stops_to_the_main_process
+from utils.signals import leave_stops_to_the_main_process, shielding_children
 
 MORE_SHARED = (
     "enlarge /dev/shm (docker: --shm-size=8g), raise the limit of open files (ulimit -n), or use "
@@ -76,8 +76,7 @@ class ClipLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
-            with self.waiting():
-                batches = super().__iter__() if self.processes else self.start()
+            batches = super().__iter__() if self.processes else self.start()
             while True:
                 with self.waiting():
                     batch = next(batches, None)
@@ -94,8 +93,8 @@ class ClipLoader(DataLoader):
         """The batches of a first epoch, for which the processes are started."""
         others = active_children()
         try:
-            with held_back():
-                batches = super().__iter__()
+            with shielding_children():
+                return super().__iter__()
         except OSError as error:
             for process in active_children():
                 if process not in others:
@@ -105,11 +104,11 @@ class ClipLoader(DataLoader):
                 f"cannot start {self.num_workers} processes that load clips: {reason(error)}; lower "
                 "--num_workers"
             ) from None
-        self.processes = [process for process in active_children() if process not in others]
-        if self.processes and hasattr(signal, "SIGCHLD"):
-            # torch's handler raises in the midst of a step; waiting for a batch notices the same.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return batches
+        finally:
+            self.processes = [process for process in active_children() if process not in others]
+            if self.num_workers and hasattr(signal, "SIGCHLD"):
+                # torch's handler raises in the midst of a step; waiting for a batch notices the same.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def close(self) -> None:
         """End the processes."""
@@ -142,7 +141,7 @@ def share(batch: dict[str, Any]) -> None:
 
 
 def forget(error: OSError) -> None:
-    """Drop what the error has left half built: torch's iterator, which fails to end itself and would say so."""
+    """Drop what the error has left half built: torch's iterator, which cannot end itself and would say so."""
     usual, sys.unraisablehook = sys.unraisablehook, lambda _: None
     traceback.clear_frames(error.__traceback__)
     sys.unraisablehook = usual

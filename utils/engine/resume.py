@@ -23,7 +23,7 @@ class SavedRun:
     def recipe(self, typed: dict[str, Any], task: str) -> Recipe:
         """Its recipe, with what the user typed. Raises UserError for a key that would change its training."""
         recipe = recipe_from_dict(self.content["recipe"])
-        for key, (before, wanted) in changes(recipe, typed).items():
+        for key, (before, wanted) in changes(recipe, typed, task).items():
             raise UserError(
                 f"the run in {self.folder} has {key}={before}, which --resume cannot change to {wanted}; "
                 "leave the flag out or start a new run"

@@ -62,6 +62,7 @@ class TrainingRun:
         self.clips, self.batches, self.validation, self.runtime = clips, batches, validation, runtime
         self.log_dir, self.facts, self.data, self.resume, self.saved = log_dir, facts, data, resume, saved
         self.saved_steps: int | None = None  # of last.pth
+        self.stop = StopRequest()
         self.was_removed = False  # its folder, by somebody, while it ran
         self.random = random_state()  # as the building of the parts has left it
 
@@ -72,7 +73,6 @@ class TrainingRun:
 
         Whatever else ends it, the state after the last finished batch is saved.
         """
-        self.stop = StopRequest()
         with handling(STOPS, self.stop), ExitStack() as self.opened:
             self.start()
             try:
