@@ -1,5 +1,6 @@
 """Data sets by name: `create_dataset("NUDT-MIRSDT", root="data", split="test")` indexes a folder."""
 
+import dataclasses
 from pathlib import Path
 
 from dataset import (  # noqa: F401
@@ -42,7 +43,11 @@ def create_dataset(
     if split not in ("train", "test"):
         raise UserError(f"there is no split {split!r}; known: train, test")
     data = entry.build(root=Path(root).expanduser(), split=split, **options)
-    return data if mask_threshold is None else data.with_mask_threshold(mask_threshold)
+    if mask_threshold is not None:
+        data = data.with_mask_threshold(mask_threshold)
+        options["mask_threshold"] = mask_threshold
+    chosen = {key: value for key, value in options.items() if value != entry.defaults.get(key)}
+    return dataclasses.replace(data, options=chosen)
 
 
 __all__ = ["Sequence", "SequenceSet", "create_dataset", "list_datasets", "register_dataset"]
