@@ -181,5 +181,6 @@ class SequenceFrames:
             chosen = self.view.settings
             resizing = (self.view.resize, chosen.letterbox, chosen.image_resize, chosen.mask_resize)
             sources, decode = getattr(self.sequence, kind), partial(self._decode, kind)
-            self._caches[kind] = CachedFrames(self.cache, (kind, *resizing), sources, decode)
+            content = (self.sequence.name, kind, *resizing)
+            self._caches[kind] = CachedFrames(self.cache, content, sources, decode)
         return self._caches[kind]
