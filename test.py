@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset import SequenceSet, create_dataset
+from dataset.cache import cache_folder, fill_caches
 from dataset.video import TestVideo
 from metrics.papers import published_rows, refuse_unpublished
 from metrics.protocols import protocol_lines, table_figures
@@ -68,7 +69,7 @@ def build_test(args: argparse.Namespace, candidate: Candidate, data: SequenceSet
         print(f"note: {note}")
     scoring, protocols = recipe.scoring, list(dict.fromkeys(args.protocols))
     lines = protocol_lines(protocols, scoring.paper, scoring.threshold, scoring.match, scoring.exclude)
-    cache = args.cache_dir if args.cache else None
+    cache = cache_folder(args.cache_dir) if args.cache else None
     videos = [TestVideo(sequence, data, recipe.view, cache) for sequence in data]
     candidate.try_out(recipe, create_model, videos)
     return Test(candidate, data, recipe, lines, videos, Runtime.of(recipe.runtime))
@@ -136,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
         for candidate in candidates
         if not candidate.saved or candidate.saved.facts["dataset"] == data.name
     ]
+    fill_caches(video for test in tests if not test.candidate.saved for video in test.videos)
     summary = Summary(args.log_dir, table)
     for test in tests:
         summary.add(run_test(args, test, table))

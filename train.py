@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dataset import SequenceSet, create_dataset
+from dataset.cache import cache_folder, fill_caches
 from dataset.clips import EpochBatches, TrainingClips
 from dataset.sequence import SOURCES
 from dataset.video import TestVideo
@@ -59,7 +60,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     lines = protocol_lines(
         [scoring.protocol], scoring.paper, scoring.threshold, scoring.match, scoring.exclude
     )
-    cache = args.cache_dir if args.cache else None
+    cache = cache_folder(args.cache_dir) if args.cache else None
     training, held = read_data(args, dataset.name, recipe)
     data = {"training": training.fingerprint, "validation": held.fingerprint}
     if saved:
@@ -131,7 +132,9 @@ def main(argv: list[str] | None = None) -> None:
         for dataset in args.dataset_names
         for model in args.model_names or ["DeepPro"]
     ]
-    for run in [build_run(args, *pair) for pair in pairs]:  # all are built before the first one trains
+    runs = [build_run(args, *pair) for pair in pairs]  # all are built before the first one trains
+    fill_caches(part for run in runs for part in (run.clips, *run.validation.videos))
+    for run in runs:
         run.run()
 
 

@@ -1,8 +1,9 @@
 """Sequences to training clips: drawn, augmented, cut and normalised, each with the target of its task."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,15 @@ class TrainingClips(Dataset):
             "target": torch.from_numpy(self.task.target(masks, sample.boxes)),
             "name": f"{name}[{self._places(drawn)}]",
         }
+
+    def cache_steps(self) -> list[Callable[[], None]]:
+        """For each sequence a call that makes or checks its files of the cache, by reading a frame."""
+
+        def read(frames: SequenceFrames) -> None:
+            frames.image(0)
+            self.task.truth(frames, [0], self.recipe)
+
+        return [partial(read, frames) for frames in self.frames if frames.cache]
 
     def collate(self, items: list[dict]) -> dict:
         """A batch: clips [B, C, T, h, w], targets as `task.batch` gives them, names in a list.

@@ -1,13 +1,12 @@
 """The pixels of one sequence: decoded on demand, from files or from a memory-mapped cache."""
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
+from dataset.cache import CachedFrames
 from dataset.io import gray_values, read_gray, read_size
 from dataset.masks import read_centroid_map, read_mask
 from dataset.sequence import Sequence
@@ -58,7 +57,7 @@ class SequenceFrames:
     ):
         self.sequence, self.cache, self.memory = sequence, cache, memory
         self.view = view or View(ViewSettings())
-        self._maps: dict[str, np.ndarray] = {}
+        self._caches: dict[str, CachedFrames] = {}
         self._boxes: dict[int, np.ndarray] = {}
         self._depth: np.dtype | None = None  # of the frames' pixels, as the first that was read has it
 
@@ -169,7 +168,7 @@ class SequenceFrames:
 
     def _pixels(self, kind: str, index: int) -> np.ndarray:
         if self.cache is not None and kind != "centroids":
-            return self._map(kind)[index]
+            return self._cached(kind)[index]
         if self.memory is not None:
             path = getattr(self.sequence, kind)[index]
             return self.memory.get((kind, path), lambda: self._decode(kind, index))
@@ -204,51 +203,11 @@ class SequenceFrames:
                 )
         return pixels
 
-    def _map(self, kind: str) -> np.ndarray:
-        if kind not in self._maps:
-            path = self.cache / f"{self._fingerprint(kind)}.npy"
-            if not path.exists():
-                self._build(kind, path)
-            self._maps[kind] = np.load(path, mmap_mode="r")
-        return self._maps[kind]
-
-    def _fingerprint(self, kind: str) -> str:
-        """Changes with every path, size and time of change of the source files, and with the resizing."""
-        chosen = self.view.settings
-        resizing = (self.view.resize, chosen.letterbox, chosen.image_resize, chosen.mask_resize)
-        digest = hashlib.sha256(repr((kind, *resizing)).encode())
-        for path in getattr(self.sequence, kind):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                raise UserError(f"the image {path} is missing; copy the data set again") from None
-            digest.update(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:32]
-
-    def _build(self, kind: str, path: Path) -> None:
-        """Decode all frames into a temporary file and rename it: two processes may do so at once."""
-        first = self._decode(kind, 0)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not by `tempfile`, whose files nobody but their owner may read.
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-        try:
-            out = np.lib.format.open_memmap(temporary, "w+", first.dtype, (len(self), *first.shape))
-            for index in range(len(self)):
-                pixels = self._decode(kind, index) if index else first
-                if pixels.shape != first.shape or pixels.dtype != first.dtype:
-                    source = getattr(self.sequence, kind)[index]
-                    raise UserError(
-                        f"{source} is {pixels.dtype} {pixels.shape}, the first {first.dtype} {first.shape}; "
-                        "all frames of a sequence must have one size and depth"
-                    )
-                out[index] = pixels
-            out.flush()
-            del out
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(
-                f"cannot write the cache {path}: {error.strerror}; use another --cache_dir"
-            ) from None
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+    def _cached(self, kind: str) -> CachedFrames:
+        if kind not in self._caches:
+            chosen = self.view.settings
+            resizing = (self.view.resize, chosen.letterbox, chosen.image_resize, chosen.mask_resize)
+            sources, decode = getattr(self.sequence, kind), partial(self._decode, kind)
+            content = (self.sequence.name, kind, self.sequence.mask_rule, *resizing)
+            self._caches[kind] = CachedFrames(self.cache, content, sources, decode)
+        return self._caches[kind]

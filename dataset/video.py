@@ -1,6 +1,6 @@
 """Sequences to test clips, and predictions back to the size of the frames."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,15 @@ class TestVideo:
                 if following:
                     ahead = reader.submit(self._clip, following, recent)
                 yield current
+
+    def cache_steps(self) -> list[Callable[[], None]]:
+        """A call that makes or checks the files of the cache, by reading a frame and its truth."""
+
+        def read() -> None:
+            self.frames.image(0)
+            self.truth(0)
+
+        return [read] if self.frames.cache else []
 
     def restore(self, probability: np.ndarray) -> np.ndarray:
         """A predicted map [h, w] at the size of the original frames, bilinear."""

@@ -572,9 +572,11 @@ def test_kept_predictions_remember_what_was_tested(boxes, boxed, tmp_path):
     flags = ("--checkpoint", boxes / "best.pth", *names, "--save_predictions", "--set", "match=2")
     run(test, boxed, tmp_path / "first", *flags)
     kept = only(tmp_path / "first/Folder/ToyBoxes")
-    test.main([str(word) for word in ("--predictions", kept, "--log_dir", tmp_path / "again")])
+    cache = ("--cache", "--cache_dir", tmp_path / "cache")
+    test.main([str(word) for word in ("--predictions", kept, "--log_dir", tmp_path / "again", *cache)])
     again = only(tmp_path / "again/Folder/ToyBoxes")
     assert rows_of(again / "table.csv") == rows_of(kept / "table.csv")
+    assert not list((tmp_path / "cache").iterdir())  # no frame was decoded
     one, other = (json.loads((folder / "eval.json").read_text()) for folder in (kept, again))
     assert list(one["scores"][0]["sequences"]) == ["a"]
     for key in (
@@ -601,6 +603,27 @@ def test_frames_are_cached_where_it_was_asked_for(tiny_data, tmp_path, command):
     assert not (tmp_path / "cache").exists()
     run(command, tiny_data, tmp_path / "log", *model, *place, "--cache")
     assert list((tmp_path / "cache").glob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("command", "names", "files"),  # of 3 training and 2 test sequences: images and masks for each size
+    [(train, ["Toy", "ToyBoxes"], 10 + 5), (test, ["TopHat"], 4)],
+)
+def test_all_frames_are_cached_before_the_first_model_begins(
+    tiny_data, tmp_path, monkeypatch, command, names, files
+):
+    cached = []
+
+    def look(*_):
+        cached.append(len(list((tmp_path / "cache").iterdir())))
+
+    monkeypatch.setattr(train.TrainingRun, "run", look)
+    monkeypatch.setattr(test, "run_test", look)
+    monkeypatch.setattr(test.Summary, "add", lambda *_: None)
+    monkeypatch.setattr(test.Summary, "rows", lambda *_: [])
+    flags = ("--model_names", *names, "--cache", "--cache_dir", tmp_path / "cache")
+    run(command, tiny_data, tmp_path / "log", *flags)
+    assert cached == [files] * len(names)
 
 
 def test_the_recipe_for_the_data_set_trains(own_folder):

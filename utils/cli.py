@@ -54,7 +54,12 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     text = "the data set's own folder, or the parent of several"
     add("--dataset_dir", "--datapath", type=Path, default=Path("data"), help=text)
     add_switch(parser, "--cache", "keep decoded frames on the disk")
-    add("--cache_dir", type=Path, default=Path("log/cache"), help="where --cache keeps them")
+    add(
+        "--cache_dir",
+        type=Path,
+        default=Path("log/cache"),
+        help="where --cache keeps them, until unused for 30 days",
+    )
     text = "an option of the data set's reader, such as box_origin=1"
     add_settings(parser, "--dataset_option", "dataset_options", text)
 

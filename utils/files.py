@@ -20,8 +20,10 @@ ABANDONED = 24 * 3600  # seconds after which the unfinished file of a process el
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, remedy: str = "free some space or choose another folder") -> Iterator[Path]:
     """Gives a temporary path beside `path`; what is written there becomes `path` at the end of the block.
+
+    remedy: what the user can do when it cannot be written
 
     An error in the block, or a kill, leaves `path` as it was.
     Raises UserError when the disk is full or the folder cannot be written.
@@ -34,9 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         kept = "; what was saved there before is untouched" if os.path.exists(path) else ""
-        raise UserError(
-            f"cannot write {path}: {reason(error)}{kept}; free some space or choose another folder"
-        ) from None
+        raise UserError(f"cannot write {path}: {reason(error)}{kept}; {remedy}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
