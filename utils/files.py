@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,23 +20,30 @@ ABANDONED = 24 * 3600  # seconds after which the unfinished file of a process el
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; what is written there becomes `path` at the end of the block.
-
-    An error in the block, or a kill, leaves `path` as it was.
-    Raises UserError when the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = temporary_beside(path)
+def writing(path: str | Path) -> Iterator[None]:
+    """Around what becomes `path`. Raises UserError when the disk is full or the folder cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         kept = "; what was saved there before is untouched" if os.path.exists(path) else ""
         raise UserError(
             f"cannot write {path}: {reason(error)}{kept}; free some space or choose another folder"
         ) from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; what is written there becomes `path` at the end of the block.
+
+    An error in the block, or a kill, leaves `path` as it was. Raises UserError as `writing` does.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -118,20 +126,29 @@ def is_running(process: int) -> bool:
 # ---------------------------------------------------------------- reading
 
 
-def read_text(path: Path, content: str = "text") -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+def read_bytes(path: Path, content: str) -> bytes:
+    """All of a file. Never waits, as the opening of a pipe would.
 
     content: what the file holds, for the sentence
-    Raises UserError for a file that is missing, no file, not readable or not UTF-8.
+    Raises UserError for a file that is missing, no file or not readable.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}, which should hold {content}, is no file; put a file there")
     try:
-        raw = path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path}, which should hold {content}, is no file; put a file there")
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is no {path} with {content}; put it there") from None
     except OSError as error:
         raise UserError(f"cannot read {path} with {content}: {reason(error)}; put that right") from None
+
+
+def read_text(path: Path, content: str = "text") -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    content: what the file holds, for the sentence
+    Raises UserError as `read_bytes` does, and for a file that is not UTF-8.
+    """
+    raw = read_bytes(path, content)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

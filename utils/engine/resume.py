@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import REMEDY, read_run
 from utils.errors import UserError
-from utils.recipe.resolve import changes, recipe_from_dict, recipe_with
+from utils.recipe.resolve import changes, recipe_with
+from utils.recipe.saved import saved_recipe
 from utils.recipe.schema import Recipe
 from utils.runlog import latest_run
 
@@ -26,7 +27,7 @@ def find_saved_run(
         folder = latest_run(Path(log_dir, *reversed(names)))
     else:
         folder = Path(run).parent if Path(run).is_file() else Path(run)
-    saved = read_checkpoint(folder / "last.pth")
+    saved = read_run(folder / "last.pth")
     if (saved["model"], saved["dataset"]) != names:
         raise UserError(
             f"{folder} trains {saved['model']} on {saved['dataset']}, not {names[0]} on {names[1]}; name "
@@ -37,7 +38,7 @@ def find_saved_run(
 
 def continued_recipe(saved: dict[str, Any], typed: dict[str, Any], folder: Path) -> Recipe:
     """The recipe of a run that goes on. Raises UserError for a typed key that would change its training."""
-    recipe = recipe_from_dict(saved["recipe"])
+    recipe = saved_recipe(saved["recipe"], folder / "last.pth", REMEDY)
     for key, (before, wanted) in changes(recipe, typed).items():
         raise UserError(
             f"the run in {folder} has {key}={before}, which --resume cannot change to {wanted}; leave the "
