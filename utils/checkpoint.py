@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.entries import ENTRIES, WORD, Kind, check_entries
+from utils.entries import ENTRIES, WORD, Kind, check_entries, is_tensor
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.torch_file import read_torch_file, torch_bytes
@@ -20,13 +20,7 @@ REMEDY = "take another checkpoint of this run"
 # ---------------------------------------------------------------- our own checkpoints
 
 
-def is_plain(value: Any) -> bool:
-    """Whether a value is a tensor of numbers that all stand in memory: not sparse, quantized or meta."""
-    is_tensor = isinstance(value, Tensor) and value.layout is torch.strided
-    return is_tensor and not (value.is_meta or value.is_quantized)
-
-
-WEIGHTS = Kind("tensors by name", lambda value: ENTRIES.fits(value) and all(map(is_plain, value.values())))
+WEIGHTS = Kind("tensors by name", lambda value: ENTRIES.fits(value) and all(map(is_tensor, value.values())))
 RUN = {
     "model": WORD,
     "dataset": WORD,
@@ -151,7 +145,7 @@ def matched(model: nn.Module, published: dict[str, Tensor]) -> tuple[dict[str, T
 
 def misfit(value: Tensor, wanted: torch.dtype) -> str | None:
     """Why a tensor cannot be told in numbers of another type, such as a complex one in real numbers."""
-    if not is_plain(value):
+    if not is_tensor(value):
         return "is sparse, quantized or without numbers"
     kinds = [(d.is_floating_point, d.is_complex, d is torch.bool) for d in (value.dtype, wanted)]
     return None if kinds[0] == kinds[1] else f"holds {value.dtype} instead of {wanted}"

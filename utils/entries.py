@@ -4,6 +4,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from utils.errors import UserError
 
 
@@ -23,6 +26,12 @@ def is_number(value: Any) -> bool:
 def is_count(value: Any) -> bool:
     """Whether a value is a whole number of at least 0 that 64 bits hold."""
     return type(value) is int and 0 <= value < 2**63
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of numbers that all stand in memory: not sparse, quantized or meta."""
+    is_strided = isinstance(value, Tensor) and value.layout is torch.strided
+    return is_strided and not (value.is_meta or value.is_quantized)
 
 
 WORD = Kind("a word", lambda value: type(value) is str and value != "")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.entries import LIST, Kind, check_entries, is_count, is_number
+from utils.entries import LIST, Kind, check_entries, is_count, is_number, is_tensor
 from utils.errors import UserError
 
 
@@ -31,16 +31,18 @@ def random_state() -> dict[str, Any]:
 
 def is_bytes(value: Any) -> bool:
     """Whether a value is what torch's generators are saved as."""
-    return isinstance(value, torch.Tensor) and value.dtype == torch.uint8 and value.ndim == 1
+    return is_tensor(value) and value.dtype == torch.uint8 and value.ndim == 1
 
 
 def is_python_state(value: Any) -> bool:
-    is_list = LIST.fits(value) and len(value) == 3 and LIST.fits(value[1])
-    return is_list and (value[2] is None or is_number(value[2]))
+    if not (LIST.fits(value) and len(value) == 3 and LIST.fits(value[1])):
+        return False
+    version, words, gauss = value
+    return all(map(is_count, [version, *words])) and (gauss is None or is_number(gauss))
 
 
 def is_numpy_state(value: Any) -> bool:
-    if not (LIST.fits(value) and len(value) == 4 and isinstance(value[0], torch.Tensor)):
+    if not (LIST.fits(value) and len(value) == 4 and is_tensor(value[0])):
         return False
     words, position, has_gauss, cached = value
     is_state = words.dtype == torch.int64 and words.shape == (624,) and is_count(position) and position <= 624

@@ -1,4 +1,4 @@
-"""What an optimizer remembers, checked before it is brought back."""
+"""What an optimizer remembers: checked, and brought back."""
 
 import copy
 from collections import defaultdict
@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint import is_plain
-from utils.entries import LIST, Kind, check_entries, is_number
+from utils.entries import LIST, Kind, check_entries, is_number, is_tensor
 from utils.errors import UserError
 
 NUMBERED = Kind("entries by number", lambda value: isinstance(value, dict))
@@ -25,9 +24,8 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any, source: 
     """
     source = f"the optimizer's state in {source}"
     check_entries(saved, {"state": NUMBERED, "param_groups": GROUPS}, source, remedy)
-    own = optimizer.state_dict()["param_groups"]
-    fits = [group.get(PARAMETERS) for group in saved["param_groups"]] == [g[PARAMETERS] for g in own]
-    if not fits or not all(map(same_settings, saved["param_groups"], own)):
+    groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    if len(groups) != len(own) or not all(map(same_settings, groups, own)):
         raise UserError(f"{source} has groups of another optimizer or network; {remedy}")
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group[PARAMETERS]))
     expected = remembered(optimizer)
@@ -37,11 +35,19 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, saved: Any, source: 
             raise UserError(f"{source} does not fit parameter {number} of the network; {remedy}")
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Bring back what was checked. Of its groups that is the learning rate; the rest is the recipe's."""
+    state = optimizer.state_dict()
+    pairs = zip(state["param_groups"], saved["param_groups"], strict=True)
+    groups = [{**own, LEARNING_RATE: group[LEARNING_RATE]} for own, group in pairs]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
 def same_settings(saved: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Whether two groups have the same numbers; switches of another torch may be missing."""
+    """Whether two groups have the same parameters and numbers; switches of another torch may be missing."""
     if not is_number(saved.get(LEARNING_RATE)):
         return False
-    for key in (saved.keys() | own.keys()) - {LEARNING_RATE, PARAMETERS} - IMPLEMENTATION:
+    for key in (saved.keys() | own.keys()) - {LEARNING_RATE} - IMPLEMENTATION:
         if key not in saved or key not in own:
             if not isinstance({**saved, **own}[key], bool | None):
                 return False
@@ -67,8 +73,8 @@ def remembered(optimizer: torch.optim.Optimizer) -> dict[str, Callable[[Any, Ten
             return lambda value, _: type(value) is type(example)
         is_shaped = example.shape == sample.shape
         return lambda value, parameter: (
-            is_plain(value)
-            and value.is_floating_point()
+            is_tensor(value)
+            and value.dtype == example.dtype
             and value.shape == (parameter.shape if is_shaped else example.shape)
             and bool(value.isfinite().all())
         )

@@ -8,7 +8,7 @@ from torch import nn
 
 from utils.checkpoint import REMEDY, check_weights
 from utils.engine.optim import AveragedWeights, freeze, make_optimizer
-from utils.engine.optimizer_state import check_optimizer_state
+from utils.engine.optimizer_state import check_optimizer_state, restore_optimizer
 from utils.entries import COUNT, ENTRIES, SCORE, Kind, check_entries, is_number
 from utils.errors import UserError
 from utils.recipe.schema import OptimisationSettings
@@ -93,7 +93,7 @@ class TrainState:
         if self.average:
             self.average.model.load_state_dict(saved["weights"])
         self.model.load_state_dict(saved["trained_weights" if self.average else "weights"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        restore_optimizer(self.optimizer, saved["optimizer"])
         self.progress = Progress.of(saved["progress"], source)
         restore_random_state(saved["random"])
 

@@ -60,7 +60,7 @@ class MapStore:
                 np.lib.format.write_array(file, np.asarray(prediction.map, np.float32))
             if index == len(video.frames) - 1:
                 self._file.close()
-                self.digests[str(path.relative_to(self.folder))] = digest(self._temporary)
+                self.digests[path.relative_to(self.folder).as_posix()] = digest(self._temporary)
                 os.replace(self._temporary, path)
         _, png = cv2.imencode(".png", (255 * prediction.map).astype(np.uint8))
         write_atomically(self.folder / video.name / f"{index + 1:05d}.png", png.tobytes())
@@ -90,7 +90,7 @@ class MapStore:
                     f"{path} has {len(found)} maps and {INDEX} lists {len(wanted)}, they differ in {other}; "
                     f"{REMEDY}"
                 )
-            check_digest(path, str(path.relative_to(self.folder)), digests)
+            check_digest(path, path.relative_to(self.folder).as_posix(), digests)
 
     def read(
         self, video, images: Sequence[Mapping[str, Any]], threshold: float
