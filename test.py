@@ -1,6 +1,7 @@
 """Test detectors by name: `python test.py --dataset_names NUDT-MIRSDT --checkpoint best.pth`."""
 
 import argparse
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -84,9 +85,10 @@ def run_test(args: argparse.Namespace, test: Test, table: Table) -> Result:
     sheets = SheetWriter(folder / "overlays", candidate.name, test.lines, recipe.scoring.threshold)
     on_frame = [writer for writer in (args.save_overlays and sheets, keeper) if writer]
     begin = time.perf_counter()
-    groups, sequences = score_set(
-        predict, test.videos, data.subsets, test.lines, lambda *frame: [see(*frame) for see in on_frame]
-    )
+    with keeper or contextlib.nullcontext():
+        groups, sequences = score_set(
+            predict, test.videos, data.subsets, test.lines, lambda *frame: [see(*frame) for see in on_frame]
+        )
     seconds = time.perf_counter() - begin
     facts = describe(args, test)
     if keeper:

@@ -55,6 +55,8 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     runtime = Runtime.of(recipe.runtime)
     set_seed(recipe.runtime.seed)
     state = TrainState(create_model(model.name, **recipe.model), recipe.optimisation)
+    if saved:
+        state.check(saved.content, saved.folder / "last.pth")
     loss = build_loss(recipe, task, model.name)
     scoring = recipe.scoring
     lines = protocol_lines(

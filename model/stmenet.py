@@ -253,7 +253,7 @@ class STMENet(nn.Module):
         All that is used agrees in the two. They differ in a layer that the other variant owns unused.
         """
         layer = published.get("feature_fusion.C3_p4.conv1.conv.weight")
-        if self.unused is UNUSED["plain"] and layer is not None and layer.shape[0] != 64:
+        if self.unused is UNUSED["plain"] and layer is not None and layer.shape[:1] != (64,):
             raise UserError("these are the weights of the variant IRDST; set model.variant to it")
 
     def decode(

@@ -8,6 +8,7 @@ import pickle
 import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -155,11 +156,10 @@ def test_a_truncated_checkpoint_is_a_user_error(tmp_path, zipped):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_damaged_checkpoint_reads_or_is_a_user_error(tmp_path, zipped):
-    """A changed weight passes unseen, as torch checks no sums; no other exception and no crash may come."""
+def test_damage_to_the_form_without_checksums_is_no_crash(tmp_path):
+    """A changed weight of a file of torch before 1.6 passes unseen; no other exception may come."""
     path = tmp_path / "last.pth"
-    whole = in_memory({**CONTENT, "iou": np.float64(0.8)}, zipped)
+    whole = in_memory({**CONTENT, "iou": np.float64(0.8)}, zipped=False)
     rng = random.Random(0)
     for _ in range(500):
         damaged = bytearray(whole)
@@ -178,10 +178,57 @@ def test_a_file_that_is_no_checkpoint_is_a_user_error(tmp_path, content):
         read_checkpoint(path)
 
 
-def test_a_folder_and_a_missing_file_are_user_errors(tmp_path):
-    for path in (tmp_path, tmp_path / "best.pth"):
-        with pytest.raises(UserError, match="no checkpoint"):
-            read_checkpoint(path)
+def not_there(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def beside_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def below_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.touch()
+
+
+def script(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/constants.pkl", pickle.dumps(()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (not_there, "there is no checkpoint .*best.pth; give the path of a .pth file"),
+        (Path.mkdir, "best.pth is a folder and no checkpoint; give a .pth file in it"),
+        (os.mkfifo, "best.pth, which should hold a checkpoint, is no file"),
+        (beside_itself, "cannot read the checkpoint .*best.pth: Too many levels of symbolic links"),
+        (below_a_file, "cannot read the checkpoint .*best.pth: Not a directory"),
+        (Path.touch, "best.pth is empty; get it or write it again"),
+        (lambda path: path.write_bytes(in_memory(CONTENT)[:-1]), "best.pth is cut off: its end is missing"),
+        (lambda path: path.write_text("epoch 3"), "best.pth is no torch file"),
+        (script, "best.pth holds a TorchScript program"),
+    ],
+)
+def test_what_cannot_be_read_is_told_by_its_reason(tmp_path, make, said):
+    path = tmp_path / "run" / "best.pth"
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(UserError, match=said):
+        read_checkpoint(path)
+
+
+def test_a_refused_read_is_told_by_its_reason(tmp_path, monkeypatch):
+    path = tmp_path / "best.pth"
+    save_checkpoint(path, CONTENT)
+
+    def refuse(_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match="best.pth with a checkpoint: Permission denied"):
+        read_checkpoint(path)
 
 
 class Trap:
@@ -236,7 +283,7 @@ def test_numpy_arrays_and_object_scalars_are_refused(tmp_path):
 def test_a_damaged_numpy_type_does_not_end_the_process(tmp_path):
     """numpy.dtype.__setstate__ would, on a tuple where it expects None."""
     path = tmp_path / "last.pth"
-    whole = in_memory({"value": np.float64(0.5)})
+    whole = in_memory({"value": np.float64(0.5)}, zipped=False)  # without checksums
     damaged = whole.replace(b"NNNJ", b"NN\x86J")
     assert damaged != whole
     path.write_bytes(damaged)

@@ -131,7 +131,11 @@ def test_kept_boxes_are_coco_results(tested):
     [
         (lambda f: (f / "predictions.json").unlink(), "there is no predictions.json in"),
         (lambda f: (f / "boxes.json").unlink(), "boxes.json is missing, though predictions.json"),
-        (lambda f: (f / "boxes.json").write_text("["), "boxes.json is damaged"),
+        (lambda f: (f / "boxes.json").write_text("["), "boxes.json is no JSON with boxes"),
+        (
+            lambda f: (f / "boxes.json").write_text("[ ]"),
+            "boxes.json is not what was written there: its SHA-256",
+        ),
         (lambda f: (f / "predictions.json").write_text("{}"), "was not written by test.py"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 from skimage.measure import label
 
+ROUNDING = 1e-5  # what a resized map may lie above 1
 MIN_SIDE = 4  # pixels; of smaller boxes an IoU of 0.5 is a matter of a fraction of a pixel
 
 
@@ -63,6 +64,15 @@ class MapPrediction:
         """The map itself."""
         return self.map
 
+    def fault(self, size: tuple[int, int]) -> str | None:
+        """Why this is no prediction of a frame of `size`, as the end of a sentence; None where it is one."""
+        if self.map.shape != tuple(size):
+            return f"a map of {list(self.map.shape)} pixels for a frame of {list(size)}"
+        low, high = self.map.min(), self.map.max()
+        if not (low >= 0 and high <= 1 + ROUNDING):  # as of nan
+            return f"values from {low:g} to {high:g}, where probabilities are from 0 to 1"
+        return None
+
     @cached_property
     def responses(self) -> Responses:
         """The components, with their centroids and their own pixels."""
@@ -88,6 +98,17 @@ class BoxPrediction:
     shape: tuple[int, int]
     kind = "boxes"  # how it is kept and drawn
     map = None  # metrics that take a map do not score boxes
+
+    def fault(self, _size: tuple[int, int]) -> str | None:
+        """Why these are no boxes, as the end of a sentence; None where they are."""
+        x1, y1, x2, y2, scores = self.boxes.T
+        if not np.isfinite(self.boxes).all():
+            return "a box that is not finite"
+        if (x2 < x1).any() or (y2 < y1).any():
+            return "a box whose right or lower side lies before its left or upper one"
+        if (scores < 0).any() or (scores > 1 + ROUNDING).any():
+            return f"a score of {scores[np.abs(scores - 0.5).argmax()]:g}, where scores are from 0 to 1"
+        return None
 
     @cached_property
     def score_map(self) -> np.ndarray:

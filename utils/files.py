@@ -20,23 +20,31 @@ ABANDONED = 24 * 3600  # seconds after which the unfinished file of a process el
 
 
 @contextlib.contextmanager
+def writing(path: str | Path, remedy: str = "free some space or choose another folder") -> Iterator[None]:
+    """Around what becomes `path`. Raises UserError when the disk is full or the folder cannot be written.
+
+    remedy: what the user can do then
+    """
+    try:
+        yield
+    except OSError as error:
+        kept = "; what was saved there before is untouched" if os.path.exists(path) else ""
+        raise UserError(f"cannot write {path}: {reason(error)}{kept}; {remedy}") from None
+
+
+@contextlib.contextmanager
 def replacing(path: str | Path, remedy: str = "free some space or choose another folder") -> Iterator[Path]:
     """Gives a temporary path beside `path`; what is written there becomes `path` at the end of the block.
 
-    remedy: what the user can do when it cannot be written
-
-    An error in the block, or a kill, leaves `path` as it was.
-    Raises UserError when the disk is full or the folder cannot be written.
+    An error in the block, or a kill, leaves `path` as it was. Raises UserError as `writing` does.
     """
     path = Path(path)
     temporary = temporary_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        kept = "; what was saved there before is untouched" if os.path.exists(path) else ""
-        raise UserError(f"cannot write {path}: {reason(error)}{kept}; {remedy}") from None
+        with writing(path, remedy):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -120,25 +128,26 @@ def is_running(process: int) -> bool:
 
 
 def read_bytes(path: Path, content: str = "bytes") -> bytes:
-    """What a file holds. Raises UserError for one that is missing, no file or not readable.
+    """All of a file. Never waits, as the opening of a pipe would.
 
     content: what the file holds, for the sentence
+    Raises UserError for a file that is missing, no file or not readable.
     """
     try:
-        is_file = stat.S_ISREG(os.stat(path).st_mode)
-        if is_file:  # a pipe would be waited for
-            return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path}, which should hold {content}, is no file; put a file there")
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is no {path} with {content}; put it there") from None
     except OSError as error:
         raise UserError(f"cannot read {path} with {content}: {reason(error)}; put that right") from None
-    raise UserError(f"{path}, which should hold {content}, is no file; put a file there")
 
 
 def read_text(path: Path, content: str = "text") -> str:
     """The text of a UTF-8 file, with or without a byte order mark.
 
-    Raises UserError as `read_bytes` does, and for text that is not UTF-8.
+    content: what the file holds, for the sentence
+    Raises UserError as `read_bytes` does, and for a file that is not UTF-8.
     """
     raw = read_bytes(path, content)
     try:

@@ -41,11 +41,13 @@ class MaskTask:
     truths:   the kinds of truth that a sequence can be trained with, the first one that it has
     predicts: the forms of its predictions that metrics can take
     best:     the score that chooses the best checkpoint where the recipe names none
+    kept:     the kind of its predictions, by which they are kept and drawn
     """
 
     name = "masks"
     truths = ("masks",)
     predicts = ("map", "score_map", "responses", "boxes")
+    kept = MapPrediction.kind
     best = "iou"
 
     def check(self, recipe: Recipe) -> None:
@@ -88,6 +90,7 @@ class BoxTask:
     name = "boxes"
     truths = ("boxes", "masks")
     predicts = ("score_map", "responses", "boxes")
+    kept = BoxPrediction.kind
     best = "ap50"
 
     def check(self, recipe: Recipe) -> None:

@@ -1,6 +1,8 @@
 """What is tested: models with their weights, or predictions that an earlier test has kept."""
 
 import argparse
+import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,17 +11,21 @@ from typing import Any
 
 from torch import nn
 
-from utils.checkpoint import load_official, load_weights, read_checkpoint
+from utils.checkpoint import REMEDY, load_official, load_weights, read_run
 from utils.cli import reader_options
 from utils.engine.dry_run import dry_run
 from utils.engine.predict import predict_video
 from utils.engine.runtime import Runtime, RuntimeSettings
-from utils.errors import UserError
-from utils.recipe.resolve import check_use, flat, full_keys, recipe_from_dict, recipe_with, resolve_recipe
+from utils.errors import UserError, reason
+from utils.recipe.resolve import check_use, flat, full_keys, recipe_with, resolve_recipe
+from utils.recipe.saved import saved_recipe
 from utils.recipe.schema import Recipe, ViewSettings
-from utils.registry import DATASETS, MODELS
+from utils.registry import DATASETS, MODELS, Registry
+from utils.report.prediction_files import INDEX
+from utils.report.prediction_files import REMEDY as PREDICTIONS_REMEDY
 from utils.report.predictions import SavedPredictions, read_predictions
 from utils.task import TASKS, Task
+from utils.torch_file import read_torch_file
 
 CreateModel = Callable[..., nn.Module]
 
@@ -29,7 +35,7 @@ class Candidate:
     """A model to test, and where its weights or its predictions come from; else it has no parameters.
 
     checkpoint: a file of train.py, with its `content`
-    official:   published weights
+    official:   a file of published weights, with its `published` content
     saved:      predictions that are scored without a network
     """
 
@@ -37,6 +43,7 @@ class Candidate:
     checkpoint: Path | None = None
     content: dict[str, Any] = field(default_factory=dict, repr=False)
     official: Path | None = None
+    published: dict[str, Any] = field(default_factory=dict, repr=False)
     saved: SavedPredictions | None = None
 
     @property
@@ -77,13 +84,20 @@ class Candidate:
             recipe = resolve_recipe(recipe, dataset, typed, self.task.name)
             self.task.check(recipe)
             return recipe
-        saved = recipe_from_dict(self.content["recipe"] if self.content else self.saved.facts["recipe"])
+        saved = self.saved_recipe
         typed = full_keys(typed, flat(saved.to_dict()))
         parts = ("view", "scoring", "runtime") if self.content else ("scoring", "runtime")
         check_use(typed, parts, f"a test of {self.title}")
         recipe = recipe_with(replace(saved, runtime=RuntimeSettings()), typed, self.task.name)
         self.task.check(recipe)
         return recipe
+
+    @property
+    def saved_recipe(self) -> Recipe:
+        """The recipe of the checkpoint or of the kept predictions. Raises UserError for a damaged one."""
+        if self.content:
+            return saved_recipe(self.content["recipe"], self.checkpoint, REMEDY)
+        return saved_recipe(self.saved.facts["recipe"], self.saved.index, PREDICTIONS_REMEDY)
 
     def note(self, dataset: str, recipe: Recipe) -> str | None:
         """What the user should know of a test on another data set than the one it was trained on."""
@@ -105,12 +119,17 @@ class Candidate:
         if self.content:
             load_weights(model, self.content["weights"], self.checkpoint)
         elif self.official:
-            load_official(model, self.official)
+            load_official(model, self.published, self.official)
         return model
 
     def try_out(self, recipe: Recipe, create_model: CreateModel, videos: Sequence[Any]) -> None:
-        """Raises UserError where the weights do not fit the network, or the network not the first video."""
-        if not self.saved:
+        """Raises UserError where the weights do not fit the network, or the network not the first video.
+
+        Also where kept predictions are damaged, or of other frames.
+        """
+        if self.saved:
+            self.saved.check(videos)
+        else:
             self.load(recipe, create_model)
             _, clip = next(iter(videos[0]))
             build = partial(create_model, self.name, **recipe.model)
@@ -137,26 +156,28 @@ def find_candidates(
     Kept predictions name their model, and stand in front of these. Raises UserError for files that belong to
     no model, and for models without weights.
     """
-    kept = [read_predictions(folder) for folder in predictions]
-    candidates = [Candidate(MODELS.entry(p.facts["model"]).name, saved=p) for p in kept]
+    for flag, paths in (("checkpoint", checkpoints), ("official", official), ("predictions", predictions)):
+        for path in paths:
+            check_place(path, flag)
+    candidates = [kept_candidate(read_predictions(folder)) for folder in predictions]
     if candidates and not (names or checkpoints or official):
         return candidates
-    contents = {path: read_checkpoint(path) for path in checkpoints}
-    chosen = [MODELS.entry(n).name for n in names or [c["model"] for c in contents.values()] or ["DeepPro"]]
-    for path, content in contents.items():
-        if content["model"] not in chosen:
-            raise UserError(
-                f"{path} holds {content['model']}, which is not among --model_names {' '.join(chosen)}"
-            )
+    contents = {path: read_run(path) for path in checkpoints}
+    trained = {path: named(MODELS, content["model"], path) for path, content in contents.items()}
+    chosen = [MODELS.entry(name).name for name in names or list(trained.values()) or ["DeepPro"]]
+    for path, name in trained.items():
+        if name not in chosen:
+            raise UserError(f"{path} holds {name}, which is not among --model_names {' '.join(chosen)}")
     files = list(official)
     for name in dict.fromkeys(chosen):
-        own = [Candidate(name, path, c) for path, c in contents.items() if c["model"] == name]
+        own = [Candidate(name, path, contents[path]) for path in contents if trained[path] == name]
         if own:
             candidates += own
         elif next(create_model(name).parameters(), None) is None:
             candidates.append(Candidate(name))
         elif files:
-            candidates.append(Candidate(name, official=files.pop(0)))
+            published = read_torch_file(files[0])
+            candidates.append(Candidate(name, official=files.pop(0), published=published))
         else:
             raise UserError(
                 f"{name} needs weights; give --checkpoint (from train.py) or --official (published)"
@@ -164,6 +185,53 @@ def find_candidates(
     if files:
         raise UserError(f"--official {files[0]} belongs to no model; name its model in --model_names")
     return candidates
+
+
+def kept_candidate(saved: SavedPredictions) -> Candidate:
+    """The model of kept predictions.
+
+    Raises UserError for names that are not registered, and where the model does not predict what was kept.
+    """
+    facts = {**saved.facts, "dataset": named(DATASETS, saved.facts["dataset"], saved.index)}
+    candidate = Candidate(named(MODELS, facts["model"], saved.index), saved=replace(saved, facts=facts))
+    if saved.facts["kind"] != candidate.task.kept:
+        raise UserError(
+            f"{saved.index} has predictions of kind {saved.facts['kind']}, but {candidate.name} predicts "
+            f"{candidate.task.kept}; {PREDICTIONS_REMEDY}"
+        )
+    return candidate
+
+
+def named(registry: Registry, name: str, source: Path) -> str:
+    """A name in a file as it is registered. Raises UserError, with the file, where it is not."""
+    try:
+        return registry.entry(name).name
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def check_place(path: Path, flag: str) -> None:
+    """Raises UserError where a flag was given a path that cannot be read, or that another flag takes."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return  # what reads it says what it should be
+    except OSError as error:
+        raise UserError(f"--{flag} {path}: {reason(error)}; give a path that can be read") from None
+    if flag == "predictions" and is_folder and os.path.lexists(path / "last.pth"):
+        what = f"this is a run of train.py; use --checkpoint {path / 'best.pth'}"
+    elif flag == "predictions" and not is_folder:
+        what = "this is no folder of kept predictions; weights are given by --checkpoint or --official"
+    elif flag != "predictions" and is_folder:
+        kept = any(os.path.lexists(place / INDEX) for place in (path, path / "predictions"))
+        what = (
+            f"this is a folder of predictions; use --predictions {path}"
+            if kept
+            else ("this is a folder; give a .pth file in it")
+        )
+    else:
+        return
+    raise UserError(f"--{flag} {path}: {what}")
 
 
 def wanted_sets(args: argparse.Namespace, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from utils.boxes import Prediction
 from utils.engine.runtime import Runtime
+from utils.errors import UserError
 from utils.task import Geometry, Task
 
 
 class Video(Geometry, Protocol):
     """A sequence at test time, as dataset.video.TestVideo."""
+
+    name: str
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         """(frames, clip [1, C, T, H, W]) per clip: `frames.count` frames from `frames.first` on are predicted
@@ -72,6 +75,16 @@ def predict_video(
             raw = step(runtime.place(clip), frames.places)
         decoded = model.decode(runtime.widened(raw))
         for index, output in fusion.add(frames.first, task.outputs(decoded, frames.count)):
-            yield index, task.prediction(output, video, threshold)
+            yield index, checked(task.prediction(output, video, threshold), index, video)
     for index, output in fusion.finish():
-        yield index, task.prediction(output, video, threshold)
+        yield index, checked(task.prediction(output, video, threshold), index, video)
+
+
+def checked(prediction: Prediction, index: int, video: Video) -> Prediction:
+    """The prediction of a frame. Raises UserError where it is none, which no metric would notice."""
+    if fault := prediction.fault(video.size):
+        raise UserError(
+            f"the network predicts {fault}, in frame {index + 1} of {video.name}: its weights are of no "
+            "use, take others"
+        )
+    return prediction

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import REMEDY, read_run
+from utils.entries import ENTRIES, check_entries
 from utils.errors import UserError
-from utils.recipe.resolve import changes, recipe_from_dict, recipe_with
+from utils.recipe.resolve import changes, recipe_with
+from utils.recipe.saved import saved_recipe
 from utils.recipe.schema import Recipe
 from utils.runlog import RunLock, latest_run
 
@@ -22,7 +24,7 @@ class SavedRun:
 
     def recipe(self, typed: dict[str, Any], task: str) -> Recipe:
         """Its recipe, with what the user typed. Raises UserError for a key that would change its training."""
-        recipe = recipe_from_dict(self.content["recipe"])
+        recipe = saved_recipe(self.content["recipe"], self.folder / "last.pth", REMEDY)
         for key, (before, wanted) in changes(recipe, typed, task).items():
             raise UserError(
                 f"the run in {self.folder} has {key}={before}, which --resume cannot change to {wanted}; "
@@ -38,8 +40,11 @@ class SavedRun:
         if "data" not in self.content:
             print(f"note: {self.folder} does not tell which data it began with; see that this is the same")
             return
+        place = f"the data of {self.folder / 'last.pth'}"
+        before = check_entries(self.content["data"], dict.fromkeys(data, ENTRIES), place, REMEDY)
         for part, now in data.items():
-            change = changed_data(self.content["data"][part], now)
+            check_entries(before[part], dict.fromkeys(now, ENTRIES), f"{place}, {part}", REMEDY)
+            change = changed_data(before[part], now)
             if change:
                 raise UserError(
                     f"the run in {self.folder} began with other {part} data: {change}; give it the same data "
@@ -81,7 +86,7 @@ def find_saved_run(log_dir: Path, names: tuple[str, str], run: str | None) -> Sa
     if not (folder / "last.pth").is_file():
         raise UserError(f"there is no checkpoint {folder / 'last.pth'}; give --resume the folder of a run")
     lock = RunLock(folder)  # before last.pth is read: a run that goes on would replace it
-    saved = read_checkpoint(folder / "last.pth")
+    saved = read_run(folder / "last.pth")
     if (saved["model"], saved["dataset"]) != names:
         raise UserError(
             f"{folder} trains {saved['model']} on {saved['dataset']}, not {names[0]} on {names[1]}; name "

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.checkpoint import load_weights
+from utils.checkpoint import REMEDY, check_weights
 from utils.engine.optim import AveragedWeights, freeze, make_optimizer
+from utils.engine.optimizer_state import check_optimizer_state, restore_optimizer
+from utils.entries import COUNT, ENTRIES, SCORE, Kind, check_entries, is_number
+from utils.errors import UserError
 from utils.recipe.schema import OptimisationSettings
-from utils.seed import random_state, restore_random_state
+from utils.seed import check_random_state, random_state, restore_random_state
 
 
 @dataclass
@@ -24,6 +27,19 @@ class Progress:
     steps: int = 0  # optimizer steps of the whole run
     best: float | None = None  # the best validation score so far
     sums: dict[str, float] = field(default_factory=dict)  # of each term of the loss, over those batches
+
+    @classmethod
+    def of(cls, saved: dict[str, Any], source: str | Path) -> "Progress":
+        """What a checkpoint says of it. Raises UserError where that is none."""
+        source, saved = f"the progress in {source}", dict(saved)
+        if "loss_sum" in saved:  # of the first version, which knew one number per batch
+            saved["sums"] = {"loss": saved.pop("loss_sum")}
+        numbers = Kind("numbers by name", lambda v: ENTRIES.fits(v) and all(map(is_number, v.values())))
+        kinds = {"epoch": COUNT, "batch": COUNT, "steps": COUNT, "best": SCORE, "sums": numbers}
+        check_entries(saved, kinds, source, REMEDY)
+        if more := sorted(saved.keys() - kinds.keys()):
+            raise UserError(f"{source} has an entry {more[0]!r}, which this program does not know; {REMEDY}")
+        return cls(**saved)
 
     def add_batch(self, terms: dict[str, float]) -> None:
         """Count one step and its terms of the loss."""
@@ -99,15 +115,24 @@ class TrainState:
         }
 
     def restore(self, saved: dict[str, Any], source: str | Path) -> None:
-        """Bring back what `content` gave. Raises UserError where the weights are another model's."""
-        weights = saved["weights"]
+        """Bring back what `content` gave, all of it or, with the UserError of `check`, nothing."""
+        self.check(saved, source)
         if self.average:
-            load_weights(self.average.model, weights, source)
-            weights = saved["trained_weights"]
-        load_weights(self.model, weights, source)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        progress = dict(saved["progress"])
-        if "loss_sum" in progress:  # of the first version, which knew one number per batch
-            progress["sums"] = {"loss": progress.pop("loss_sum")}
-        self.progress = Progress(**progress)
+            self.average.model.load_state_dict(saved["weights"])
+        self.model.load_state_dict(saved["trained_weights" if self.average else "weights"])
+        restore_optimizer(self.optimizer, saved["optimizer"])
+        self.progress = Progress.of(saved["progress"], source)
         restore_random_state(saved["random"])
+
+    def check(self, saved: dict[str, Any], source: str | Path) -> None:
+        """Raises UserError unless `saved` is the state of such a run; nothing changes.
+
+        saved: what `utils.checkpoint.read_checkpoint` gave
+        """
+        if self.average and "trained_weights" not in saved:
+            raise UserError(f"{source} lacks the weights beside their average; {REMEDY}")
+        for name in ("weights", *["trained_weights"] * bool(self.average)):
+            check_weights(self.model, saved[name], source)
+        check_optimizer_state(self.optimizer, saved["optimizer"], source, REMEDY)
+        Progress.of(saved["progress"], source)
+        check_random_state(saved["random"], source, REMEDY)

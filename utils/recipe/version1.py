@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from utils.entries import ENTRIES, WORDS, Kind, check_entries
+
 OPTIMIZER_OPTIONS = {"adam": ("beta2",), "sgd": ("momentum", "nesterov")}
 SCHEDULE_OPTIONS = {
     "constant": (),
@@ -57,6 +59,19 @@ def augment_words(values: dict[str, Any]) -> tuple[str, ...]:
         text = "".join(f", {k}={v!r}" for k, v in options.items() if v != defaults[k])
         words.append(f"crop({values['clip.crop']}{text})")
     return tuple(words)
+
+
+def check_version_1(saved: dict[str, Any], source: Any, remedy: str) -> None:
+    """Raises UserError for what `from_version_1` cannot convert."""
+    optimizer, schedule = (
+        Kind(" or ".join(table), lambda value, table=table: isinstance(value, str) and value in table)
+        for table in (OPTIMIZER_OPTIONS, SCHEDULE_OPTIONS)
+    )
+    kinds = {"clip": ENTRIES, "optimizer": optimizer, "schedule": schedule}
+    kinds |= {key: ENTRIES for key in ("model", "loss_options") if key in saved}
+    check_entries(saved, kinds, source, remedy)
+    if saved["clip"].get("augment"):
+        check_entries(saved["clip"], {"augment": WORDS}, source, remedy)
 
 
 def from_version_1(saved: dict[str, Any]) -> dict[str, Any]:

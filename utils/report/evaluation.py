@@ -42,13 +42,13 @@ def write_evaluation(
     parts = [groups["all"].split(line) for line in lines]
     measured, per_sequence = (table.measured(names, scored, parts) for scored in (groups, sequences))
     rows = [table.published(entry) for entry in published]
-    scores = score_entries(groups, sequences, parts)
-    write_json(folder / "eval.json", {**facts, "scores": scores, "published": rows})
     table.write(folder / "table", measured + rows)
     table.write(folder / "sequences", per_sequence)
     pictures = curve_pictures(groups, lines)
     for name, curves in pictures.items():
         write_curves(folder / name, curves, f"{facts['model']} on {facts['dataset']}")
+    scores = score_entries(groups, sequences, parts)
+    write_json(folder / "eval.json", {**facts, "scores": scores, "published": rows})  # the last: all is there
     print(table.text(per_sequence, ("weights", "rule")), end="")
     for line in (line for split in parts for line in split):
         print(f"{facts['model']} on {facts['dataset']}, {line.protocol} protocol: {groups['all'].rule(line)}")

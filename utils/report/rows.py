@@ -1,15 +1,27 @@
 """The tables of a test, and what eval.json keeps of it. Which figures there are, the metrics declare."""
 
-import json
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.engine.score import Group
-from utils.files import write_atomically
+from utils.entries import ENTRIES, LIST, WORD, Kind, check_entries, is_number
+from utils.errors import UserError
+from utils.files import read_json, write_atomically
 from utils.report.table import format_table
 
 NAMES = ("data set", "group", "model", "weights", "protocol", "targets by", "sequences", "frames")
+
+FIGURE = Kind("a number, or none", lambda value: value is None or is_number(value))
+EVALUATION = {"model": WORD, "weights": WORD, "split": WORD, "scores": LIST}  # what is read of an eval.json
+SCORED = {
+    "protocol": WORD,
+    "targets_by": Kind("a word, or an empty one", lambda value: type(value) is str),
+    "rule": Kind("a text", lambda value: type(value) is str),
+    "groups": Kind("figures by group", lambda v: ENTRIES.fits(v) and all(map(ENTRIES.fits, v.values()))),
+}
+REMEDY = "test again, or take the file away"
 
 Row = dict[str, Any]
 
@@ -75,7 +87,11 @@ class Table:
         """
         newest: dict[tuple[str, str], dict[str, Any]] = {}
         for path in sorted(log_dir.glob(f"{dataset}/*/*/eval.json")):
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                facts = self.read_evaluation(path, dataset)
+            except UserError as error:  # one old file shall not take the table away
+                print(f"note: {error}; its figures are left out of the table", file=sys.stderr)
+                continue
             if facts["split"] == "test":
                 newest[facts["model"], facts["weights"]] = facts
         rows = []
@@ -88,6 +104,23 @@ class Table:
                         names = (dataset, group, model, *line, *counts)
                         rows.append(self.row(names, found, entry["rule"]))
         return rows
+
+    def read_evaluation(self, path: Path, dataset: str) -> dict[str, Any]:
+        """An eval.json.
+
+        Raises UserError where it cannot be read, lacks what the table shows, or is of another data set.
+        """
+        facts = check_entries(read_json(path, "figures"), EVALUATION, path, REMEDY)
+        if facts.get("dataset", dataset) != dataset:
+            raise UserError(f"{path} is a test on {facts['dataset']}; {REMEDY}")
+        for number, entry in enumerate(facts["scores"]):
+            where = f"{path}, scores[{number}]"
+            check_entries(entry, SCORED, where, REMEDY)
+            for name, found in entry["groups"].items():
+                kinds = {key: FIGURE for key in ("sequences", "frames") if key in found}
+                kinds |= {figure.name: FIGURE for figure in self.figures.values() if figure.name in found}
+                check_entries(found, kinds, f"{where}, group {name},", REMEDY)
+        return facts
 
     def shown(self, rows: Iterable[Row], hidden: Collection[str] = ()) -> tuple[str, ...]:
         """The columns without the `hidden` ones and those in which no row has a figure."""
