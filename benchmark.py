@@ -31,7 +31,7 @@ from utils.recipe.schema import Recipe
 from utils.registry import MODELS, Entry
 from utils.report.table import format_table
 from utils.runlog import new_run_folder
-from utils.task import TASKS
+from utils.task import task_of
 
 COLUMNS = {
     "model": None,
@@ -76,7 +76,7 @@ def frame_size(text: str) -> tuple[int, int]:
 
 def checked_recipe(entry: Entry, args: argparse.Namespace) -> Recipe:
     """A model's recipe. Raises UserError for keys that do nothing here and a size that it does not take."""
-    typed, task = typed_settings(args), TASKS[entry.facts.get("task", "masks")]
+    typed, task = typed_settings(args), task_of(entry)
     check_use(full_keys(typed, {}), ("model", "view", "runtime"), f"the speed of {entry.name}")
     recipe = resolve_recipe(entry.facts["recipe"], "", typed, task.name)
     dry_run(partial(create_model, entry.name, **recipe.model), task, recipe.view, args.size)

@@ -34,7 +34,11 @@ def create_dataset(name: str, root: str | Path = "data", split: str = "test", **
     entry = DATASETS.check_options(name, {"root": root, "split": split, **options})
     if split not in ("train", "test"):
         raise UserError(f"there is no split {split!r}; known: train, test")
-    return entry.build(root=Path(root).expanduser(), split=split, **options)
+    data = entry.build(root=Path(root).expanduser(), split=split, **options)
+    found = getattr(data, "name", type(data).__name__)
+    if found != entry.name:
+        raise UserError(f"data set {entry.name} is indexed as {found}; give its SequenceSet that name")
+    return data
 
 
 __all__ = ["Sequence", "SequenceSet", "create_dataset", "list_datasets", "register_dataset"]

@@ -23,16 +23,20 @@ path below `images/`, and name all that are on disk. Frames are in natural order
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from dataset.folder_truth import FolderTruth
 from dataset.layout import is_image_name, list_images, read_lines, sequence_name, subfolders
 from dataset.sequence import Sequence, SequenceSet
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_dataset
+
+BoxOrigin = Annotated[int, Facts("number of the first row and column", choices=(0, 1))]
 
 
 @register_dataset("Folder")
-def index(root: Path, split: str, box_origin: int = 0) -> SequenceSet:
+def index(root: Path, split: str, box_origin: BoxOrigin = 0) -> SequenceSet:
     """A folder of one's own; mean and std are measured, and sequences without truth are welcome.
 
     box_origin: number of the first row and column in the files of points and boxes: 0, or 1 as MATLAB counts
@@ -40,8 +44,6 @@ def index(root: Path, split: str, box_origin: int = 0) -> SequenceSet:
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; give a folder with images/ in it or below it")
-    if box_origin not in (0, 1):
-        raise UserError(f"box_origin is {box_origin}; coordinates count from 0 or from 1")
     root = Path(os.path.abspath(root))  # "." has no name to call a sequence by
     notes: list[str] = []
     found = _find_sequences(root, box_origin, notes)

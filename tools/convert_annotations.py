@@ -45,7 +45,7 @@ from dataset.annotations import (  # noqa: E402
 from dataset.io import read_gray  # noqa: E402
 from dataset.layout import natural_key  # noqa: E402
 from utils.boxes import component_boxes, component_centroids  # noqa: E402
-from utils.cli import add_switch  # noqa: E402
+from utils.cli import Parser, add_switch  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 
@@ -59,9 +59,7 @@ Sizes = Mapping[str, Size]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--source", type=Path, required=True, help="a COCO json, a txt list or a folder")
     add("--to", choices=("coco", "txt", "masks", "centroids"), required=True, help="what to write")

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.scene import SceneSettings  # noqa: E402
 from dataset.synthetic import write_dataset  # noqa: E402
+from utils.cli import Parser, add_switch, number  # noqa: E402
 from utils.errors import run_command  # noqa: E402
 from utils.recipe.fields import settings_of  # noqa: E402
 
@@ -18,21 +19,16 @@ PREVIEW_SEQUENCES, PREVIEW_FRAMES = 6, 4  # rows and columns of the contact shee
 PREVIEW_ZOOM = 2
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--out", default="data/Synthetic", help="folder to write")
-    parser.add_argument("--train_sequences", type=int, default=12, help="number of training sequences")
-    parser.add_argument("--test_sequences", type=int, default=4, help="number of test sequences")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same files")
-    switch = argparse.BooleanOptionalAction
-    parser.add_argument(
-        "--overwrite", action=switch, default=False, help="replace an earlier synthetic data set"
-    )
-    parser.add_argument(
-        "--preview", action=switch, default=False, help="write preview.png, with targets circled"
-    )
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add, count = parser.add_argument, number(int, at_least=0, at_most=10_000)
+    add("--out", type=Path, default=Path("data/Synthetic"), help="folder to write")
+    add("--train_sequences", type=count, default=12, help="number of training sequences")
+    add("--test_sequences", type=count, default=4, help="number of test sequences")
+    seed = number(int, at_least=0, at_most=2**63 - 1)
+    add("--seed", type=seed, default=0, help="the same seed writes the same files")
+    add_switch(parser, "--overwrite", "replace an earlier synthetic data set")
+    add_switch(parser, "--preview", "write preview.png, with targets circled")
     scene = parser.add_argument_group("scene", "two values are a range: minimum and maximum")
     for name, setting in settings_of(SceneSettings).items():
         default, text = setting.default, setting.facts.text
@@ -43,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
             )
         else:
             scene.add_argument(f"--{name}", type=type(default), metavar="X", default=default, help=text)
-    return parser
+    return parser.parse_args(argv)
 
 
 def settings_from(flags: argparse.Namespace) -> SceneSettings:
@@ -76,19 +72,13 @@ def write_preview(root: Path) -> Path:
     return path
 
 
-def main() -> None:
-    flags = build_parser().parse_args()
-    write_dataset(
-        flags.out,
-        settings_from(flags),
-        flags.train_sequences,
-        flags.test_sequences,
-        flags.seed,
-        flags.overwrite,
-    )
+def main(argv: list[str] | None = None) -> None:
+    flags = parse(argv)
+    counts = flags.train_sequences, flags.test_sequences
+    write_dataset(flags.out, settings_from(flags), *counts, flags.seed, flags.overwrite)
     print(f"wrote {flags.train_sequences} training and {flags.test_sequences} test sequences to {flags.out}")
     if flags.preview:
-        print(f"wrote {write_preview(Path(flags.out).expanduser())}")
+        print(f"wrote {write_preview(flags.out.expanduser())}")
 
 
 if __name__ == "__main__":

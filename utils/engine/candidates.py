@@ -19,7 +19,7 @@ from utils.recipe.resolve import check_use, flat, full_keys, recipe_from_dict, r
 from utils.recipe.schema import Recipe, ViewSettings
 from utils.registry import DATASETS, MODELS
 from utils.report.predictions import SavedPredictions, read_predictions
-from utils.task import TASKS, Task
+from utils.task import Task, task_of
 
 CreateModel = Callable[..., nn.Module]
 
@@ -53,7 +53,7 @@ class Candidate:
 
     @property
     def task(self) -> Task:
-        return TASKS[MODELS.entry(self.name).facts.get("task", "masks")]
+        return task_of(MODELS.entry(self.name))
 
     @property
     def trained_on(self) -> str | None:

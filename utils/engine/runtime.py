@@ -40,6 +40,7 @@ class RuntimeSettings:
         200,
         "batches between saves of last.pth within an epoch",
         at_least=1,
+        at_most=1_000_000,
         flag="save_every",
         can_change=True,
         in_training=True,
