@@ -4,6 +4,7 @@ For a machine without data: enough to train and test a detector in minutes on a 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -112,7 +113,9 @@ def write_dataset(
             f"train_sequences {train_sequences}, test_sequences {test_sequences}, seed {seed}: "
             "none may be negative and there must be at least one sequence"
         )
-    root = Path(root).expanduser().resolve()
+    root = Path(
+        os.path.realpath(Path(root).expanduser())
+    )  # which does not mind loops of links, as `resolve` does
     check_replaceable(root, overwrite)
     staging = temporary_beside(root)
     try:

@@ -303,7 +303,7 @@ def test_the_figure_is_a_column_of_the_tables_and_a_value_of_eval_json(run):
         ),
         ({"model.again": 1}, "model Extra-Line has no option 'again'; did you mean gain"),
         ({"best": "bloom"}, "does not score bloom for models of masks; --set best= takes one of glow"),
-        ({"paper": "Extra-Papers"}, "there is no protocol 'Extra-Papers'; did you mean Extra-Paper"),
+        ({"paper": "Extra-Papers"}, "scoring.paper names no paper 'Extra-Papers'; did you mean Extra-Paper"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_sentence(extended, data, tmp_path, changed, sentence):

@@ -347,7 +347,10 @@ def test_the_command_writes_a_set_and_its_preview(tmp_path):
         synthetic.draw_sequence(settings, 0, 2).frames[5],
     )
     preview = np.asarray(Image.open(tmp_path / "set" / "preview.png"))
-    assert preview.shape == (2 * 2 * 40, 4 * 2 * 56, 3)  # two sequences, four frames each, enlarged twice
+    assert len(preview) == 2 * (2 * 40 + 14)  # two sequences, enlarged twice, with a caption below each
+    lit = np.argwhere((preview == (255, 255, 0)).all(-1))  # the captions stand below the frames, none is cut
+    assert set(lit[:, 0] // 94) == {0, 1} and (lit[:, 0] % 94 >= 80).all()
+    assert lit[:, 1].max() < preview.shape[1] - 1
 
 
 def test_the_command_has_every_setting_and_ends_mistakes_in_one_line(tmp_path):

@@ -18,7 +18,6 @@ Paths are relative to the data set's folder, which holds images/; absolute ones 
 import argparse
 import io
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -45,9 +44,9 @@ from dataset.annotations import (  # noqa: E402
 from dataset.io import read_gray  # noqa: E402
 from dataset.layout import natural_key  # noqa: E402
 from utils.boxes import component_boxes, component_centroids  # noqa: E402
-from utils.cli import Parser, add_switch  # noqa: E402
+from utils.cli import Parser, add_switch, frame_size  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
+from utils.files import check_writable, write_atomically  # noqa: E402
 
 FILLED_BOXES = (
     "These masks are filled annotation boxes, not the pixels of the targets, and larger than these: "
@@ -65,7 +64,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--to", choices=("coco", "txt", "masks", "centroids"), required=True, help="what to write")
     add("--out", type=Path, required=True, help="file or folder to write")
     add("--images", type=Path, metavar="ROOT", help="the data set's folder (default: where the source lies)")
-    add("--size", metavar="HxW", help="height and width of all frames, which need not be there then")
+    text = "height and width of all frames, which need not be there then"
+    add("--size", type=frame_size(), metavar="HxW", help=text)
     text = "of a folder with split lists, the sequences of this one (default: both)"
     add("--split", choices=("train", "test"), help=text)
     text = (
@@ -164,10 +164,7 @@ def read_sizes(args: argparse.Namespace, frames: Iterable[str]) -> Sizes:
     """Width and height of each frame: as typed, else from the COCO file, else from the image files."""
     source = args.source
     if args.size:
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", args.size)
-        if not match:
-            raise UserError(f"--size takes HEIGHTxWIDTH like 480x640, not {args.size!r}")
-        return dict.fromkeys(frames, (int(match[2]), int(match[1])))
+        return dict.fromkeys(frames, args.size[::-1])
     if source.suffix == ".json" and not args.images:
         return within_root(read_coco_sizes(source), source)
     beside = source.parent.parent if source.parent.name in ("json", "annotations") else source.parent
@@ -252,6 +249,20 @@ def outside(frame: str, size: Size) -> UserError:
     )
 
 
+def refuse_idle_flags(args: argparse.Namespace) -> None:
+    """Raises UserError for a flag that this conversion would ignore."""
+    idle = {
+        "--images": args.images and (args.size or args.to == "txt"),
+        "--size": args.size and args.to == "txt",
+        "--split": args.split and not args.source.is_dir(),
+    }
+    for flag in (flag for flag, is_idle in idle.items() if is_idle):
+        beside = (
+            f"--source {args.source}" if flag == "--split" else "--size" if args.size else f"--to {args.to}"
+        )
+        raise UserError(f"{flag} has no effect beside {beside}; leave it out")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     kind = {".json": "coco", ".txt": "txt"}.get(args.source.suffix)
@@ -259,8 +270,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.source} has the form {kind} already; give another --to")
     if args.rule == "published" and (kind, args.to) != ("coco", "txt"):
         raise UserError("--rule published converts a COCO json to txt and nothing else; leave it out")
+    refuse_idle_flags(args)
     if args.to in ("coco", "txt"):
         refuse_existing([args.out], args.overwrite)
+        check_writable(args.out)
     table = read_points(args) if args.to == "centroids" else read_boxes(args)
     if args.to == "txt":
         write_txt_list(args.out, table)

@@ -1,6 +1,8 @@
 """Write a synthetic infrared data set in NUDT-MIRSDT's layout: python tools/make_synthetic.py --preview"""
 
 import argparse
+import io
+import math
 import sys
 from pathlib import Path
 
@@ -13,10 +15,12 @@ from dataset.scene import SceneSettings  # noqa: E402
 from dataset.synthetic import write_dataset  # noqa: E402
 from utils.cli import Parser, add_switch, number  # noqa: E402
 from utils.errors import run_command  # noqa: E402
+from utils.files import write_atomically  # noqa: E402
 from utils.recipe.fields import settings_of  # noqa: E402
 
 PREVIEW_SEQUENCES, PREVIEW_FRAMES = 6, 4  # rows and columns of the contact sheet
 PREVIEW_ZOOM = 2
+PREVIEW_LINE, PREVIEW_MARGIN = 14, 4  # height of a caption; pixels beside it and between tiles
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,15 +51,20 @@ def settings_from(flags: argparse.Namespace) -> SceneSettings:
     return SceneSettings(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
-def preview_tile(sequence: Path, frame: str) -> Image.Image:
-    """One frame, enlarged, with a circle around each target."""
+def preview_tile(sequence: Path, frame: str, caption: str) -> Image.Image:
+    """One frame, enlarged, with a circle around each target and a caption below it."""
     image = Image.open(sequence / "images" / frame).convert("RGB")
     centroids = np.asarray(Image.open(sequence / "masks_centroid" / frame))
-    tile = image.resize((image.width * PREVIEW_ZOOM, image.height * PREVIEW_ZOOM), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(tile)
+    picture = image.resize(
+        (image.width * PREVIEW_ZOOM, image.height * PREVIEW_ZOOM), Image.Resampling.NEAREST
+    )
+    draw = ImageDraw.Draw(picture)
     for row, col in (np.argwhere(centroids) + 0.5) * PREVIEW_ZOOM:
         draw.circle((col, row), 6 * PREVIEW_ZOOM, outline=(255, 80, 80))
-    draw.text((4, 2), f"{sequence.name} {frame}", fill=(255, 255, 0))
+    width = math.ceil(max(picture.width, draw.textlength(caption) + 2 * PREVIEW_MARGIN))
+    tile = Image.new("RGB", (width, picture.height + PREVIEW_LINE))
+    tile.paste(picture)
+    ImageDraw.Draw(tile).text((PREVIEW_MARGIN, picture.height + 1), caption, fill=(255, 255, 0))
     return tile
 
 
@@ -66,9 +75,16 @@ def write_preview(root: Path) -> Path:
     for sequence in sequences[:PREVIEW_SEQUENCES]:
         names = sorted(path.name for path in (sequence / "images").iterdir())
         picks = np.linspace(0, len(names) - 1, PREVIEW_FRAMES).round().astype(int)
-        rows.append(np.hstack([np.asarray(preview_tile(sequence, names[pick])) for pick in picks]))
+        rows.append([preview_tile(sequence, names[i], f"{sequence.name}, frame {i + 1}") for i in picks])
+    width, height = max(tile.width for row in rows for tile in row) + PREVIEW_MARGIN, rows[0][0].height
+    sheet = Image.new("RGB", (PREVIEW_FRAMES * width, len(rows) * height))
+    for down, row in enumerate(rows):
+        for right, tile in enumerate(row):
+            sheet.paste(tile, (right * width, down * height))
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
     path = root / "preview.png"
-    Image.fromarray(np.vstack(rows)).save(path)
+    write_atomically(path, content.getvalue())
     return path
 
 

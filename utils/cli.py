@@ -1,6 +1,7 @@
 """The flags that the commands share. Those of the recipe come from its settings: see utils.recipe.schema."""
 
 import argparse
+import re
 import sys
 import textwrap
 import typing
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.errors import UserError, near_matches
-from utils.recipe.fields import Facts, Setting, shown
-from utils.recipe.resolve import SETTINGS, full_keys, parse_setting, put_once
+from utils.recipe.fields import Facts, Setting, put_once, shown
+from utils.recipe.resolve import SETTINGS, full_keys, parse_setting
 from utils.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES
 
+LARGEST_FRAME = 32_768  # a side that a flag may ask for, in pixels
 OWN_FLAGS = {"name": "--dataset_names", "root": "--dataset_dir", "split": "--split"}  # of create_dataset
 RECIPE_FLAGS: dict[str, Setting] = {s.facts.flag: s for s in SETTINGS.values() if s.facts.flag}
 
@@ -33,8 +35,8 @@ class Parser(argparse.ArgumentParser):
         """The flags. Raises UserError for what is unknown or wrong."""
         typed = sys.argv[1:] if args is None else args
         for word in typed:
-            if "\0" in word or word != word.encode(errors="replace").decode():
-                self.error(f"{shown(word)} holds what no text has; type it again, or rename the file")
+            if "\0" in word or not word.isascii() and word.encode(errors="replace").decode() != word:
+                self.error(f"{shown(word)} is no UTF-8 text; type it anew, or rename what it names")
         found, unknown = self.parse_known_args(typed, namespace)
         if unknown:
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
@@ -45,6 +47,8 @@ class Parser(argparse.ArgumentParser):
             typed_settings(found)
         if hasattr(found, "dataset_options"):
             reader_options(found.dataset_options)
+        if not getattr(found, "cache", True) and found.cache_dir != self.get_default("cache_dir"):
+            self.error("--cache_dir has no effect without --cache; add it or leave both out")
         return found
 
 
@@ -111,6 +115,21 @@ def number(kind: type, **limits: float) -> Callable[[str], Any]:
             return wanted.checked(kind(word))
         except (ValueError, UserError):
             raise argparse.ArgumentTypeError(f"it takes {wanted.takes}, not {shown(word)}") from None
+
+    return parse
+
+
+def frame_size(least: int = 1) -> Callable[[str], tuple[int, int]]:
+    """What makes (height, width) of a typed "480x720", for the `type` of a flag; each at least `least`."""
+
+    def parse(word: str) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", word, re.ASCII)
+        size = tuple(map(int, found.groups())) if found else (0, 0)
+        if not all(least <= side <= LARGEST_FRAME for side in size):
+            raise argparse.ArgumentTypeError(
+                f"it takes HEIGHTxWIDTH like 480x720, sides of {least} to {LARGEST_FRAME}, not {shown(word)}"
+            )
+        return size
 
     return parse
 

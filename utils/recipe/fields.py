@@ -170,6 +170,15 @@ def names_of(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
 
 
+def put_once(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put a typed value under its key. Raises UserError where the key has another one already."""
+    if key in values and values[key] != value:
+        raise UserError(
+            f"{key} is typed as {shown(values[key])} and as {shown(value)}; leave one of them out"
+        )
+    values[key] = value
+
+
 def shown(value: Any) -> str:
     """A value as sentences show it, cut after 80 characters."""
     text = repr(value)
@@ -182,7 +191,7 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
 
 
 def as_kind(kind: Any, value: Any) -> tuple[bool, Any]:
-    """(whether the value is one of this kind, the value as that kind); of types that no setting has, any fits."""
+    """(whether the value is one of this kind, the value as that kind); types that no setting has take all."""
     origin = typing.get_origin(kind) or kind
     if origin is tuple:
         kinds = typing.get_args(kind)

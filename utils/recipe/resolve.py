@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.engine import optim, schedules  # noqa: F401, registers them
 from utils.errors import UserError, near_matches
-from utils.recipe.fields import Setting, build, settings_of, shown
+from utils.recipe.fields import Setting, build, put_once, settings_of, shown
 from utils.recipe.schema import PARTS, VERSION, Recipe
 from utils.recipe.version1 import converted_keys, from_version_1
 from utils.registry import LOSSES, OPTIMIZERS, SCHEDULES, Registry, fold
@@ -133,15 +133,6 @@ def full_keys(typed: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
     if below.get("view.letterbox") and "sampling.patch" in found and "view.letterbox" not in found:
         return {("view.letterbox" if k == "sampling.patch" else k): v for k, v in found.items()}
     return found
-
-
-def put_once(values: dict[str, Any], key: str, value: Any) -> None:
-    """Put a typed value under its key. Raises UserError where the key has another one already."""
-    if key in values and values[key] != value:
-        raise UserError(
-            f"{key} is typed as {shown(values[key])} and as {shown(value)}; leave one of them out"
-        )
-    values[key] = value
 
 
 def parse_setting(text: str, flag: str = "--set") -> tuple[str, Any]:
