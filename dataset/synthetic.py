@@ -113,9 +113,7 @@ def write_dataset(
             f"train_sequences {train_sequences}, test_sequences {test_sequences}, seed {seed}: "
             "none may be negative and there must be at least one sequence"
         )
-    root = Path(
-        os.path.realpath(Path(root).expanduser())
-    )  # which does not mind loops of links, as `resolve` does
+    root = Path(os.path.realpath(Path(root).expanduser()))  # `resolve` raises for a loop of links
     check_replaceable(root, overwrite)
     staging = temporary_beside(root)
     try:

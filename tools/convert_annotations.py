@@ -251,16 +251,14 @@ def outside(frame: str, size: Size) -> UserError:
 
 def refuse_idle_flags(args: argparse.Namespace) -> None:
     """Raises UserError for a flag that this conversion would ignore."""
-    idle = {
-        "--images": args.images and (args.size or args.to == "txt"),
-        "--size": args.size and args.to == "txt",
-        "--split": args.split and not args.source.is_dir(),
-    }
-    for flag in (flag for flag, is_idle in idle.items() if is_idle):
-        beside = (
-            f"--source {args.source}" if flag == "--split" else "--size" if args.size else f"--to {args.to}"
-        )
-        raise UserError(f"{flag} has no effect beside {beside}; leave it out")
+    for flag, is_idle, other in (
+        ("--images", args.images and args.size, "--size"),
+        ("--images", args.images and args.to == "txt", "--to txt"),
+        ("--size", args.size and args.to == "txt", "--to txt"),
+        ("--split", args.split and not args.source.is_dir(), "a --source that is no folder"),
+    ):
+        if is_idle:
+            raise UserError(f"{flag} has no effect beside {other}; leave it out")
 
 
 def main(argv: list[str] | None = None) -> None:
