@@ -42,7 +42,10 @@ class TrainingClips(Dataset):
         self._normalisations: dict[int, Normalisation] = {}
         self.sampler = self._sampler()
         if not self.sampler.candidates:
-            raise UserError(f"the sequences of {data.name} in {data.root} are too short for a training clip")
+            raise UserError(
+                f"the sequences of {data.name} in {data.root} are too short for a training clip of "
+                f"{recipe.view.frames} frames; lower --seq_len"
+            )
 
     def __len__(self) -> int:
         return self.sampler.clips_per_epoch

@@ -51,11 +51,9 @@ def raising(error):
             "there is too little memory (it is used up); lower --batch_size, --patch_size or --seq_len",
         ),
         (
-            RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: not enough memory: 8\nat 1"
-            ),
-            "there is too little memory ([enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: not enough "
-            "memory: 8); lower --batch_size, --patch_size or --seq_len",
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.\nat 1"),
+            "there is too little memory (DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 "
+            "bytes.); lower --batch_size, --patch_size or --seq_len",
         ),
     ],
     ids=lambda value: type(value).__name__,

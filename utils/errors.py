@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable
 
 USER_ERROR, INTERRUPTED, FAULT = 2, 130, 1  # exit codes
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # in torch's RuntimeErrors
 BROKEN_PIPE = 141  # as a shell counts a program whose reader has gone
 REPORT = (
     "this is a fault of the program, not yours: please report it, with these lines and the command, as "
@@ -45,7 +46,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno is not None:
         files = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         return f"{files or 'a file'}: {reason(error)}; put that right and start again"
-    if isinstance(error, MemoryError) or "not enough memory" in text or "out of memory" in text:
+    if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
         what = text.splitlines()[0] if text else "it is used up"
         return f"there is too little memory ({what}); lower --batch_size, --patch_size or --seq_len"
     if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in text:
