@@ -2,6 +2,7 @@
 
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
