@@ -42,7 +42,9 @@ RATIOS = {
 def in_child(model: str, task: str, how: str, allocator: str) -> dict:
     """Run one measurement in a fresh process; `how` is "naive", "ours" or the number of rounds."""
     command = [sys.executable, __file__, "--child", model, task, how, allocator]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"{model} {task} {how} ended with code {done.returncode}; the lines above say why")
     return json.loads(done.stdout.splitlines()[-1])
 
 

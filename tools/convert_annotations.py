@@ -206,6 +206,10 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 def write_masks(out: Path, table: BoxTable, sizes: Sizes, overwrite: bool) -> None:
     """A mask per frame, 255 in every pixel that a box touches."""
+    for frame, rows in table.items():  # before anything is written
+        width, height = sizes[frame]
+        if not all(0 <= x1 + x2 <= 2 * width and 0 <= y1 + y2 <= 2 * height for x1, y1, x2, y2, _ in rows):
+            raise outside(frame, sizes[frame])
     paths = {frame: out / beside_images(frame, "masks").with_suffix(".png") for frame in table}
     label = out / "masks_are_filled_boxes.txt"
     refuse_existing([label, *paths.values()], overwrite)
@@ -214,8 +218,6 @@ def write_masks(out: Path, table: BoxTable, sizes: Sizes, overwrite: bool) -> No
         width, height = sizes[frame]
         mask = np.zeros((height, width), np.uint8)
         for x1, y1, x2, y2, _ in table[frame]:
-            if not (0 <= x1 + x2 <= 2 * width and 0 <= y1 + y2 <= 2 * height):
-                raise outside(frame, sizes[frame])
             top, left = max(math.floor(y1), 0), max(math.floor(x1), 0)
             mask[top : math.ceil(y2), left : math.ceil(x2)] = 255
         write_png(path, mask)
@@ -223,6 +225,10 @@ def write_masks(out: Path, table: BoxTable, sizes: Sizes, overwrite: bool) -> No
 
 def write_centroids(out: Path, table: PointTable, sizes: Sizes, overwrite: bool) -> None:
     """A centroid map per frame, and a list of centroids per sequence with a line per frame."""
+    pixels = {frame: np.rint(points).astype(int) for frame, points in table.items()}
+    for frame, places in pixels.items():  # before anything is written
+        if not ((places >= 0) & (places < sizes[frame][::-1])).all():
+            raise outside(frame, sizes[frame])
     maps = {frame: out / beside_images(frame, "masks_centroid").with_suffix(".png") for frame in table}
     lists: dict[Path, list[str]] = {}
     for frame in sorted(table, key=natural_key):
@@ -234,12 +240,9 @@ def write_centroids(out: Path, table: PointTable, sizes: Sizes, overwrite: bool)
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
     for frame, path in tqdm(maps.items(), "maps", disable=None):
         width, height = sizes[frame]
-        pixels = np.zeros((height, width), np.uint8)
-        for row, col in np.rint(table[frame]).astype(int):
-            if not (0 <= row < height and 0 <= col < width):
-                raise outside(frame, sizes[frame])
-            pixels[row, col] = 255
-        write_png(path, pixels)
+        marks = np.zeros((height, width), np.uint8)
+        marks[tuple(pixels[frame].T)] = 255
+        write_png(path, marks)
 
 
 def outside(frame: str, size: Size) -> UserError:

@@ -204,7 +204,7 @@ def as_kind(kind: Any, value: Any) -> tuple[bool, Any]:
     if origin in (int, float):
         accepted = numbers.Integral if origin is int else numbers.Real
         is_number = isinstance(value, accepted) and not isinstance(value, bool)
-        fits = is_number and abs(value) <= sys.float_info.max  # not nan, inf, or a whole number beyond
+        fits = is_number and bool(abs(value) <= sys.float_info.max)  # not nan, inf, or a whole number beyond
         return fits, origin(value) if fits else value
     if origin in (bool, str, dict, type(None)):
         return isinstance(value, origin), value
