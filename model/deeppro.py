@@ -242,7 +242,7 @@ class ClipDetector(nn.Module):
         if clip.ndim != 5 or clip.shape[1] != 1 or clip.shape[2] != self.seq_len:
             raise UserError(
                 f"{type(self).__name__} takes clips [B, 1, {self.seq_len}, H, W] but got {list(clip.shape)}; "
-                "build the model with the seq_len of the clips"
+                "set view.channels to 1, and model.seq_len and view.frames to one number"
             )
         if min(clip.shape[-2:]) < self.smallest:
             raise UserError(
