@@ -1,7 +1,6 @@
 """Size, cost and speed of detectors: `python benchmark.py --model_names DeepPro --size 480x720`."""
 
 import argparse
-import re
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -13,11 +12,12 @@ from metrics import create_metric
 from metrics.papers import published_complexity
 from metrics.protocols import PROTOCOLS
 from model import create_model
-from utils.cli import add_recipe_flags, new_parser, typed_settings
+from utils.cli import add_recipe_flags, frame_size, new_parser, number, typed_settings
 from utils.engine.cost import (
     WARM_UP,
     load_and_score_seconds,
     machine_facts,
+    machine_text,
     multiply_adds,
     peak_mebibytes,
     speed_on_video,
@@ -25,13 +25,13 @@ from utils.engine.cost import (
 from utils.engine.dry_run import dry_run
 from utils.engine.runtime import Runtime
 from utils.errors import UserError, run_command
-from utils.files import write_json
+from utils.files import check_writable, write_json
 from utils.recipe.resolve import check_use, full_keys, resolve_recipe
 from utils.recipe.schema import Recipe
 from utils.registry import MODELS, Entry
 from utils.report.table import format_table
 from utils.runlog import new_run_folder
-from utils.task import TASKS
+from utils.task import task_of
 
 COLUMNS = {
     "model": None,
@@ -58,25 +58,16 @@ NOTE = (
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Measure parameters, multiply-adds, speed and memory of detectors.")
     add_recipe_flags(parser, "seq_len")
-    parser.add_argument("--size", default="480x720", metavar="HxW", help="height and width of the frames")
-    parser.add_argument("--repeats", type=int, default=5, help=f"timed clips, after {WARM_UP} to warm up")
-    args = parser.parse_args(argv)
-    if args.repeats < 1:
-        raise UserError(f"--repeats takes 1 or more, not {args.repeats}")
-    args.size = frame_size(args.size)
-    return args
-
-
-def frame_size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
-    if not found or min(int(found[1]), int(found[2])) < 4:
-        raise UserError(f"--size takes HEIGHTxWIDTH like 480x720, not {text!r}")
-    return int(found[1]), int(found[2])
+    add, repeats = parser.add_argument, number(int, at_least=1, at_most=100_000)
+    text = "height and width of the frames"
+    add("--size", type=frame_size(4), default="480x720", metavar="HxW", help=text)
+    add("--repeats", type=repeats, default=5, help=f"timed clips, after {WARM_UP} to warm up")
+    return parser.parse_args(argv)
 
 
 def checked_recipe(entry: Entry, args: argparse.Namespace) -> Recipe:
     """A model's recipe. Raises UserError for keys that do nothing here and a size that it does not take."""
-    typed, task = typed_settings(args), TASKS[entry.facts.get("task", "masks")]
+    typed, task = typed_settings(args), task_of(entry)
     check_use(full_keys(typed, {}), ("model", "view", "runtime"), f"the speed of {entry.name}")
     recipe = resolve_recipe(entry.facts["recipe"], "", typed, task.name)
     dry_run(partial(create_model, entry.name, **recipe.model), task, recipe.view, args.size)
@@ -130,12 +121,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     entries = [MODELS.entry(name) for name in args.model_names or ["DeepPro", "DeepPro-Plus"]]
     recipes = [checked_recipe(entry, args) for entry in entries]
-    machine = machine_facts(Runtime.of(recipes[0].runtime).device)
+    device = Runtime.of(recipes[0].runtime).device
+    check_writable(args.log_dir / "benchmark" / "benchmark.json")
     rows = [measure_alone(e.name, recipe, args) for e, recipe in zip(entries, recipes, strict=True)]
     path = new_run_folder(args.log_dir, "benchmark") / "benchmark.json"
-    write_json(path, {"machine": machine, "size": list(args.size), "rows": rows})
+    write_json(path, {"machine": machine_facts(device), "size": list(args.size), "rows": rows})
     print(format_table(rows, COLUMNS, formats=COLUMNS), end="")
-    print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}; {machine}\nin {path}")
+    print(f"frames of {args.size[0]}x{args.size[1]}; {NOTE}\non {machine_text(device)}, in {path}")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def normalisations(videos: list[TestVideo]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     args, table = parse(argv), Table(table_figures())
-    if args.paper_table:
+    if args.paper_table is not None:
         published = published_rows(args.paper_table) or refuse_unpublished(args.paper_table)
         write_paper_table(args.log_dir, table, published)
         return

@@ -27,7 +27,7 @@ from utils.recipe.resolve import resolve_recipe
 from utils.recipe.schema import Recipe
 from utils.registry import DATASETS, MODELS, Entry
 from utils.seed import set_seed
-from utils.task import TASKS, Task
+from utils.task import Task, task_of
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> TrainingRun:
     """All parts of one run. Raises UserError for what cannot work; nothing is written yet."""
-    names, task = (model.name, dataset.name), TASKS[model.facts.get("task", "masks")]
+    names, task = (model.name, dataset.name), task_of(model)
     saved, typed = find_saved_run(args.log_dir, names, args.resume), typed_settings(args)
     if saved:
         recipe = saved.recipe(typed, task.name)

@@ -43,6 +43,9 @@ def create_dataset(
     if split not in ("train", "test"):
         raise UserError(f"there is no split {split!r}; known: train, test")
     data = entry.build(root=Path(root).expanduser(), split=split, **options)
+    found = getattr(data, "name", type(data).__name__)
+    if found != entry.name:
+        raise UserError(f"data set {entry.name} is indexed as {found}; give its SequenceSet that name")
     if mask_threshold is not None:
         data = data.with_mask_threshold(mask_threshold)
         options["mask_threshold"] = mask_threshold

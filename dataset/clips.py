@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from dataset.augment import Augmentation, create_augmentations
 from dataset.frames import FrameMemory, SequenceFrames
 from dataset.normalisation import Normalisation
-from dataset.sample import Sample
+from dataset.sample import Batch, Sample
 from dataset.sampling import DrawnClip, KeyFrameSampler, WindowSampler, frame_numbers
 from dataset.sequence import SequenceSet
 from dataset.view import View
@@ -43,7 +43,10 @@ class TrainingClips(Dataset):
         self._normalisations: dict[int, Normalisation] = {}
         self.sampler = self._sampler()
         if not self.sampler.candidates:
-            raise UserError(f"the sequences of {data.name} in {data.root} are too short for a training clip")
+            raise UserError(
+                f"the sequences of {data.name} in {data.root} are too short for a training clip of "
+                f"{recipe.view.frames} frames; lower --seq_len"
+            )
 
     def __len__(self) -> int:
         return self.sampler.clips_per_epoch
@@ -85,15 +88,12 @@ class TrainingClips(Dataset):
 
         An augmentation of batches may make it larger than its list of names.
         """
-        batch = {
-            "clip": torch.stack([item["clip"] for item in items]),
-            "target": self.task.batch([item["target"] for item in items]),
-            "name": [item["name"] for item in items],
-        }
-        draw = np.random.default_rng([self.seed, zlib.crc32(" ".join(batch["name"]).encode())])
+        names, targets = [item["name"] for item in items], self.task.batch([item["target"] for item in items])
+        batch = Batch(torch.stack([item["clip"] for item in items]), **{self.task.name: targets})
+        draw = np.random.default_rng([self.seed, zlib.crc32(" ".join(names).encode())])
         for augmentation in self._stage("batch"):
-            batch["clip"], batch["target"] = augmentation(batch["clip"], batch["target"], draw)
-        return batch
+            batch = augmentation(batch, draw)
+        return {"clip": batch.clips, "target": getattr(batch, self.task.name), "name": names}
 
     # ---------------------------------------------------------------- private
 

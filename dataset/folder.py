@@ -25,17 +25,24 @@ the root, make the splits.
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from dataset.folder_truth import FolderTruth
 from dataset.layout import is_image_name, list_images, read_lines, scan, sequence_name, subfolders
 from dataset.pairing import few
 from dataset.sequence import Sequence, SequenceSet
+from dataset.truth import OnBadTruth
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_dataset
+
+BoxOrigin = Annotated[int, Facts("number of the first row and column", choices=(0, 1))]
 
 
 @register_dataset("Folder")
-def index(root: Path, split: str, box_origin: int = 0, on_bad_truth: str = "refuse") -> SequenceSet:
+def index(
+    root: Path, split: str, box_origin: BoxOrigin = 0, on_bad_truth: OnBadTruth = "refuse"
+) -> SequenceSet:
     """A folder of one's own; mean and std are measured, and sequences without truth are welcome.
 
     box_origin:   number of the first row and column in the files of points and boxes: 0, or 1 as MATLAB
@@ -45,8 +52,6 @@ def index(root: Path, split: str, box_origin: int = 0, on_bad_truth: str = "refu
     """
     if not os.path.lexists(root):
         raise UserError(f"there is no folder {root}; give a folder with images/ in it or below it")
-    if box_origin not in (0, 1):
-        raise UserError(f"box_origin is {box_origin}; coordinates count from 0 or from 1")
     root = Path(os.path.abspath(root))  # "." has no name to call a sequence by
     notes: list[str] = []
     found = _find_sequences(root, notes, box_origin, on_bad_truth)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,3 +99,17 @@ def cut_boxes(boxes: np.ndarray, corner: np.ndarray, side: int) -> np.ndarray:
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     inside = ((centres >= 0) & (centres < side)).all(1)
     return boxes[inside].clip(0, side)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Clips and the targets of their task, which augmentations of batches change together.
+
+    clips: [B, C, T, H, W]
+    masks: [B, T', H, W]; None where boxes are trained with
+    boxes: of each clip the rows [n, 5] of its boxes; None where masks are trained with
+    """
+
+    clips: Tensor
+    masks: Tensor | None = None
+    boxes: list[Tensor] | None = None

@@ -32,59 +32,75 @@ class SceneSettings:
     Raises UserError for a value out of range.
     """
 
-    height: int = setting(128, "image height, px", at_least=16)
-    width: int = setting(128, "image width, px", at_least=16)
-    frames: int = setting(100, "frames per sequence", at_least=1)
-    low_snr: tuple[float, float] = setting((1.5, 3.0), "SNR of the low-SNR sequences, at most 3", at_least=0)
-    high_snr: tuple[float, float] = setting((3.5, 6.0), "SNR of the high-SNR sequences, above 3", at_least=0)
-    targets: tuple[int, int] = setting((1, 3), "targets per sequence", at_least=0)
-    speed: tuple[float, float] = setting((0.4, 1.6), "speed of a target in the image, px/frame", at_least=0)
+    height: int = setting(128, "image height, px", at_least=16, at_most=4096)
+    width: int = setting(128, "image width, px", at_least=16, at_most=4096)
+    frames: int = setting(100, "frames per sequence", at_least=1, at_most=10_000)
+    low_snr: tuple[float, float] = setting(
+        (1.5, 3.0), "SNR of the low-SNR sequences", at_least=0, at_most=LOW_SNR_LIMIT
+    )
+    high_snr: tuple[float, float] = setting(
+        (3.5, 6.0), "SNR of the high-SNR sequences, above 3", at_least=0, at_most=1e4
+    )
+    targets: tuple[int, int] = setting((1, 3), "targets per sequence", at_least=0, at_most=1000)
+    speed: tuple[float, float] = setting(
+        (0.4, 1.6), "speed of a target in the image, px/frame", at_least=0, at_most=1e4
+    )
     turn_rate: tuple[float, float] = setting(
-        (0.5, 3.0), "turn rate of about half the targets, degrees/frame", at_least=0
+        (0.5, 3.0), "turn rate of about half the targets, degrees/frame", at_least=0, at_most=360
     )
     psf_sigma: tuple[float, float] = setting(
-        (0.7, 1.3), "sigma of the Gaussian point spread, px", at_least=0.1
+        (0.7, 1.3), "sigma of the Gaussian point spread, px", at_least=0.1, at_most=32
     )
     border: int = setting(
-        5, "a target is there only while its centre is this far inside the frame, px", at_least=0
+        5,
+        "a target is there only while its centre is this far inside the frame, px",
+        at_least=0,
+        at_most=2048,
     )
     clutter: tuple[int, int] = setting(
-        (4, 10), "unlabelled bright points per frame, fixed to the ground", at_least=0
+        (4, 10), "unlabelled bright points per frame, fixed to the ground", at_least=0, at_most=10_000
     )
     clutter_snr: tuple[float, float] = setting(
-        (0.6, 1.4), "SNR of a clutter point / SNR of the targets", at_least=0
+        (0.6, 1.4), "SNR of a clutter point / SNR of the targets", at_least=0, at_most=1e4
     )
     horizon: tuple[float, float] = setting(
-        (0.2, 1.4), "row of the horizon / height (0: only ground)", at_least=0
+        (0.2, 1.4), "row of the horizon / height (0: only ground)", at_least=0, at_most=100
     )
     drift_speed: tuple[float, float] = setting(
-        (0.0, 0.1), "speed of the ground and of the clouds, px/frame", at_least=0
+        (0.0, 0.1), "speed of the ground and of the clouds, px/frame", at_least=0, at_most=100
     )
-    jitter_std: float = setting(0.0, "std of the camera's random shift in each frame, px", at_least=0)
-    cloud_length: float = setting(40.0, "correlation length of the clouds, px", at_least=1)
-    cloud_slope: float = setting(3.4, "slope b of the clouds' power spectrum 1/f^b", at_least=0)
-    ground_length: float = setting(12.0, "correlation length of the ground texture, px", at_least=1)
-    ground_slope: float = setting(2.6, "slope b of the ground texture's power spectrum 1/f^b", at_least=0)
-    gray_mean: tuple[float, float] = setting((70.0, 140.0), "mean of a sequence, gray levels", at_least=0)
+    jitter_std: float = setting(
+        0.0, "std of the camera's random shift in each frame, px", at_least=0, at_most=100
+    )
+    cloud_length: float = setting(40.0, "correlation length of the clouds, px", at_least=1, at_most=1e4)
+    cloud_slope: float = setting(3.4, "slope b of the clouds' power spectrum 1/f^b", at_least=0, at_most=20)
+    ground_length: float = setting(
+        12.0, "correlation length of the ground texture, px", at_least=1, at_most=1e4
+    )
+    ground_slope: float = setting(
+        2.6, "slope b of the ground texture's power spectrum 1/f^b", at_least=0, at_most=20
+    )
+    gray_mean: tuple[float, float] = setting(
+        (70.0, 140.0), "mean of a sequence, gray levels", at_least=0, at_most=255
+    )
     gray_std: tuple[float, float] = setting(
-        (10.0, 25.0), "std of a sequence's background, gray levels", at_least=0
+        (10.0, 25.0), "std of a sequence's background, gray levels", at_least=0, at_most=255
     )
-    noise_std: float = setting(2.0, "std of the sensor noise, new in each frame, gray levels", at_least=0)
-    offset_std: float = setting(0.5, "std of the fixed-pattern offset, gray levels", at_least=0)
-    gain_std: float = setting(0.005, "std of the fixed-pattern gain (0.01 is one percent)", at_least=0)
+    noise_std: float = setting(
+        2.0, "std of the sensor noise, new in each frame, gray levels", at_least=0, at_most=255
+    )
+    offset_std: float = setting(0.5, "std of the fixed-pattern offset, gray levels", at_least=0, at_most=255)
+    gain_std: float = setting(
+        0.005, "std of the fixed-pattern gain (0.01 is one percent)", at_least=0, at_most=1
+    )
 
     def __post_init__(self):
         for name, chosen in settings_of(type(self)).items():
-            value, least = getattr(self, name), chosen.facts.limits.at_least
-            low, high = value if isinstance(value, tuple) else (value, value)
-            if not least <= low <= high < math.inf:
-                wanted = "two numbers in rising order" if isinstance(value, tuple) else "a number"
-                raise UserError(f"{name} is {value}; give {wanted}, at least {least}")
-        if self.low_snr[1] > LOW_SNR_LIMIT or self.high_snr[0] <= LOW_SNR_LIMIT:
-            raise UserError(
-                f"low_snr is {self.low_snr} and high_snr is {self.high_snr}; "
-                f"keep the first at or below {LOW_SNR_LIMIT:g} and the second above"
-            )
+            value = chosen.checked(getattr(self, name), name)
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise UserError(f"{name} is {value}; give two numbers in rising order")
+        if self.high_snr[0] <= LOW_SNR_LIMIT:
+            raise UserError(f"high_snr is {self.high_snr}; keep both above {LOW_SNR_LIMIT:g}")
         if 2 * self.border >= min(self.height, self.width):
             raise UserError(
                 f"border {self.border} leaves no room in {self.height}x{self.width} pixels; lower it"

@@ -4,7 +4,8 @@ For a machine without data: enough to train and test a detector in minutes on a 
 """
 
 import json
-import tempfile
+import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset.scene import SceneSettings, SyntheticSequence, render_sequence
-from utils.errors import UserError
+from utils.errors import UserError, reason
+from utils.files import remove_abandoned, temporary_beside
 
 SUMMARY = "synthetic.json"
 
@@ -111,12 +113,29 @@ def write_dataset(
             f"train_sequences {train_sequences}, test_sequences {test_sequences}, seed {seed}: "
             "none may be negative and there must be at least one sequence"
         )
-    root = Path(root).expanduser().resolve()
+    root = Path(os.path.realpath(Path(root).expanduser()))  # `resolve` raises for a loop of links
     check_replaceable(root, overwrite)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{root.name}.partial-", dir=root.parent) as staging:
-        new = Path(staging) / "new"
-        write_set(new, settings, train_sequences, test_sequences, seed)
-        if root.exists():
-            root.rename(Path(staging) / "old")
-        new.rename(root)
+    staging = temporary_beside(root)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(root.parent)
+        write_set(staging / "new", settings, train_sequences, test_sequences, seed)
+        replace_set(root, staging)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the data set {root}: {reason(error)}; free some space or choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def replace_set(root: Path, staging: Path) -> None:
+    """Move staging/new to `root`, and what was there to staging/old; all stays where it was if that fails."""
+    if root.exists():
+        root.rename(staging / "old")
+    try:
+        (staging / "new").rename(root)
+    except BaseException:
+        if (staging / "old").exists():
+            (staging / "old").rename(root)
+        raise

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from dataset.io import read_size
 from dataset.layout import is_image_name, list_images, scan
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 
-CHOICES = ("refuse", "drop")
+OnBadTruth = Annotated[
+    str, Facts("what happens to boxes and points that cannot be true", choices=("refuse", "drop"))
+]
 Size = tuple[int, int]  # height, width
 
 
@@ -31,8 +35,6 @@ class TruthCheck:
         size_of: Callable[[str], Size | None] | None = None,
         origin: int = 0,
     ):
-        if on_bad_truth not in CHOICES:
-            raise UserError(f"on_bad_truth is {on_bad_truth!r}; it takes {' or '.join(CHOICES)}")
         self.on_bad_truth, self.origin = on_bad_truth, origin
         self.size_of = size_of or (lambda frame: None)
         self.remedy = "correct it" + ", or leave such out by --dataset_option on_bad_truth=drop" * bool(

@@ -33,7 +33,7 @@ from dataset.layout import (
 )
 from dataset.pairing import few
 from dataset.sequence import Sequence, SequenceSet
-from dataset.truth import Size, TruthCheck, size_of_frames
+from dataset.truth import OnBadTruth, Size, TruthCheck, size_of_frames
 from utils.errors import UserError
 from utils.registry import register_dataset
 
@@ -47,7 +47,7 @@ PUBLISHED_LISTS = {
 
 
 @register_dataset("DAUB")
-def daub(root: Path, split: str, on_bad_truth: str = "refuse") -> SequenceSet:
+def daub(root: Path, split: str, on_bad_truth: OnBadTruth = "refuse") -> SequenceSet:
     """DAUB (Hui et al., Science Data Bank): 256x256, one box of about 8x8 in every frame.
 
     Published: 10 training sequences with 8982 frames and boxes, 7 test sequences with 4795.
@@ -57,7 +57,7 @@ def daub(root: Path, split: str, on_bad_truth: str = "refuse") -> SequenceSet:
 
 
 @register_dataset("ITSDT-15K")
-def itsdt_15k(root: Path, split: str, on_bad_truth: str = "refuse") -> SequenceSet:
+def itsdt_15k(root: Path, split: str, on_bad_truth: OnBadTruth = "refuse") -> SequenceSet:
     """ITSDT-15K (Fu et al., Science Data Bank): 640x480, up to 8 boxes in a frame, the median is 19x11.
 
     Published: 40 training sequences with 10000 frames and 37686 boxes (69 frames without one), 20 test
@@ -68,7 +68,7 @@ def itsdt_15k(root: Path, split: str, on_bad_truth: str = "refuse") -> SequenceS
 
 
 @register_dataset("IRDST", aliases=("IRDST-real",))
-def irdst(root: Path, split: str, on_bad_truth: str = "refuse") -> SequenceSet:
+def irdst(root: Path, split: str, on_bad_truth: OnBadTruth = "refuse") -> SequenceSet:
     """The real part of IRDST (Sun et al., RDIAN, TGRS 2023): 1 or 2 boxes in a frame, the median is 7x7.
 
     Published: 42 training sequences (odd numbers) with 20398 frames and 21038 boxes, 43 test sequences (even)

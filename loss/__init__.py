@@ -19,10 +19,10 @@ def create_loss(name: str, **options) -> nn.Module:
 
     The loss has a `task`. "masks": it takes raw["logits"] and a target [B, T', H, W] in {0, 1}. "boxes": it
     takes raw["head"] and, per image, a target [n, 5] of centre x, y, width, height in input pixels and class.
-    Raises UserError for an unknown name or option.
+    Raises UserError for an unknown name or option, or a wrong value.
     """
     loss = LOSSES.create(name, **options)
-    loss.task = LOSSES.entry(name).facts.get("task", "masks")
+    loss.task = LOSSES.entry(name).facts["task"]
     return loss
 
 

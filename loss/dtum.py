@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from loss.hard_mining import HardMiningLoss
 from loss.inputs import logits_and_target
+from loss.options import Variant
 from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
@@ -27,13 +28,11 @@ class FocalLoss(nn.Module):
     The focal factors are constants for the gradient.
 
     variant: "published" has q = 1 - p, which weighs background the less the more it is mistaken for a target;
-             "clean" has q = p. Raises UserError for another.
+             "clean" has q = p
     """
 
-    def __init__(self, variant: str = "published"):
+    def __init__(self, variant: Variant = "published"):
         super().__init__()
-        if variant not in ("published", "clean"):
-            raise UserError(f"loss Focal has no variant {variant!r}; known: published, clean")
         self.variant = variant
 
     def forward(self, raw: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
@@ -52,5 +51,11 @@ class OHEMLoss(HardMiningLoss):
 
     def draw_clutter(self, loss: Tensor) -> Tensor:
         """Mark the hardest pixels of each clip by its loss map [B, H, W]; returns [B, 1, H, W]."""
-        hardest = loss.flatten(1).topk(self.num_hard + self.num_easy).indices
+        count, pixels = self.num_hard + self.num_easy, loss[0].numel()
+        if pixels < count:
+            raise UserError(
+                f"OHEM takes {count} clutter pixels, but these frames have {pixels}: use larger frames or "
+                "lower loss_options.max_clutter"
+            )
+        hardest = loss.flatten(1).topk(count).indices
         return torch.zeros_like(loss).flatten(1).scatter_(1, hardest, 1).view_as(loss).unsqueeze(1)

@@ -3,7 +3,8 @@
 Source: DTUM (TNNLS 2023) and DeepPro (arXiv 2506.12766), `HAMloss` and `HPMloss` of its code.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, ma
 from loss.inputs import logits_and_target
 from loss.terms import named_terms
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_loss
 
 RANKED = 200  # clutter pixels that are ranked by their loss
@@ -37,10 +39,10 @@ class HardMiningLoss(nn.Module):
 
     def __init__(
         self,
-        alpha: Sequence[float] = (0.1667, 0.8333),
-        gamma: float = 2.0,
-        max_clutter: int = 39,
-        protected_area: int = 2,
+        alpha: Annotated[tuple[float, float], Facts("weights", at_least=0, at_most=1e6)] = (0.1667, 0.8333),
+        gamma: Annotated[float, Facts("focal exponent", at_least=0, at_most=100)] = 2.0,
+        max_clutter: Annotated[int, Facts("clutter pixels of a clip", at_least=0, at_most=10_000)] = 39,
+        protected_area: Annotated[int, Facts("pixels around a target", at_least=0, at_most=100)] = 2,
         per_frame: bool = False,
     ):
         super().__init__()

@@ -1,7 +1,7 @@
 """Soft intersection over union, with the sums of different papers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from loss.inputs import logits_and_target
 from loss.side_maps import mean_over_maps
 from loss.terms import named_terms
-from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_loss
 
 AXES = {"clip": (1, 2, 3), "batch": (0, 1, 2, 3), "frame": (0, 2, 3)}  # summed over, of [B, T', H, W]
@@ -25,16 +25,18 @@ class SoftIoULoss(nn.Module):
     over:   what a sum runs over: "clip", each clip by itself; "batch", all clips together; "frame", one time
             step of all clips
     sides:  average over the main and the side maps, see `mean_over_maps`
-    Raises UserError for another `over`.
 
     Sources: the defaults are those of DeepPro (arXiv 2506.12766, `SoftLoUloss` of its code); BasicIRSTD and
     the fully supervised loss of DTUM have smooth 1 over "batch", RFR has smooth 1 over "frame".
     """
 
-    def __init__(self, smooth: float = 0.0, over: str = "clip", sides: bool = False):
+    def __init__(
+        self,
+        smooth: Annotated[float, Facts("added to both sums", at_least=0, at_most=1e9)] = 0.0,
+        over: Annotated[str, Facts("what a sum runs over", choices=tuple(AXES))] = "clip",
+        sides: bool = False,
+    ):
         super().__init__()
-        if over not in AXES:
-            raise UserError(f"loss SoftIoU cannot sum over {over!r}; known: {', '.join(AXES)}")
         self.smooth, self.axes, self.sides = smooth, AXES[over], sides
 
     def forward(self, raw: Mapping[str, Any], target: Tensor) -> dict[str, Tensor]:

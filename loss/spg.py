@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, pad
 
 from loss.inputs import logits_and_target
+from loss.options import Variant
 from loss.terms import named_terms
 from utils.errors import UserError
 from utils.registry import register_loss
@@ -118,16 +119,9 @@ class CleanSPGLoss(SPGLoss):
 
 
 @register_loss("SPGloss")
-def spg_loss(variant: str = "published") -> SPGLoss:
-    """SPGloss in one of two forms.
-
-    variant: "published" with the quirks of the published code, or "clean" without them
-    Raises UserError for another variant.
-    """
-    variants = {"published": SPGLoss, "clean": CleanSPGLoss}
-    if variant not in variants:
-        raise UserError(f"loss SPGloss has no variant {variant!r}; known: {', '.join(variants)}")
-    return variants[variant]()
+def spg_loss(variant: Variant = "published") -> SPGLoss:
+    """SPGloss as published, with the quirks of the published code, or clean, without them."""
+    return {"published": SPGLoss, "clean": CleanSPGLoss}[variant]()
 
 
 def maps_and_target(raw: Mapping[str, Any], target: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loss.options import Variant
 from loss.spg import maps_and_target
 from loss.terms import named_terms
-from utils.errors import UserError
 from utils.registry import register_loss
 
 ALPHA, GAMMA = 0.8, 2
@@ -24,14 +24,12 @@ class STDLoss(nn.Module):
         -0.8 (1 - p)^2 t ln p - 0.2 p^2 (1 - t) ln(1 - p)
 
     variant: "published" counts the batch's last sample alone, divided by the number of samples, because the
-             published loop overwrites its sum; "clean" averages all samples. Raises UserError for another.
+             published loop overwrites its sum; "clean" averages all samples
     Source: RPRNet, `STDloss` of its code.
     """
 
-    def __init__(self, variant: str = "published"):
+    def __init__(self, variant: Variant = "published"):
         super().__init__()
-        if variant not in ("published", "clean"):
-            raise UserError(f"loss STDLoss has no variant {variant!r}; known: published, clean")
         self.variant = variant
 
     def forward(self, raw: Mapping[str, Any], target: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ SSTNet, SMFNet and STMENet, whose rules are kept.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from loss.terms import named_terms
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_loss
 
 IOU_WEIGHT = 5.0  # of the box term in the loss
@@ -45,7 +46,11 @@ class YOLOXLoss(nn.Module):
     padded and masked, never looped over, so that nothing waits for the device.
     """
 
-    def __init__(self, strides: Sequence[int] = (8,), motion_weight: float = 1.0):
+    def __init__(
+        self,
+        strides: Annotated[tuple[int, ...], Facts("pixels per cell", at_least=1, at_most=1024)] = (8,),
+        motion_weight: Annotated[float, Facts("of raw['motion_loss']", at_least=0, at_most=1e6)] = 1.0,
+    ):
         super().__init__()
         self.strides, self.motion_weight = tuple(strides), motion_weight
 

@@ -13,6 +13,7 @@ from utils.errors import UserError
 PREDICTIONS = ("map", "score_map", "responses", "boxes")  # attributes of the predictions of utils.boxes
 TRUTHS = ("mask", "round_trip_mask", "centroid_map", "centroids", "boxes")  # keys of TestVideo.truth
 DECLARED = ("takes", "truth", "figures", "finds_targets", "options")
+DECLARES = "metrics/counting.py says what a metric declares"
 METHODS = ("update", "compute", "merge", "reset", "figures_at", "curves", "description")
 
 
@@ -77,6 +78,10 @@ class CountingMetric:
         self.options = options
         self.reset()
 
+    def zero_counts(self) -> dict[str, Any]:
+        """The counters before any frame."""
+        raise UserError(f"the metric {type(self).__name__} does not declare zero_counts(); {DECLARES}")
+
     def reset(self) -> None:
         """Forget every frame."""
         self.counts = self.zero_counts()
@@ -115,10 +120,7 @@ def check_declaration(name: str, metric: Any) -> None:
     if not missing and metric.finds_targets and not hasattr(metric, "caption"):
         missing = ["caption()"]
     if missing:
-        raise UserError(
-            f"the metric {name} does not declare {', '.join(missing)}; metrics/counting.py says what "
-            "a metric declares"
-        )
+        raise UserError(f"the metric {name} does not declare {', '.join(missing)}; {DECLARES}")
     for what, value, known in (("takes", metric.takes, PREDICTIONS), ("truth", metric.truth, TRUTHS)):
         if value not in known:
             raise UserError(f"the metric {name} declares {what}={value!r}; known: {', '.join(known)}")

@@ -111,10 +111,13 @@ def protocol_lines(
     protocols: names of PROTOCOLS; "published" stands for that of the `paper`
     threshold, match, exclude: for each metric with an option of that name which the protocol leaves open.
                Metrics that count at many thresholds are quoted at `threshold`.
-    Raises UserError for an unknown protocol and a threshold that is not counted.
+    Raises UserError for an unknown paper or protocol and a threshold that is not counted.
     """
     offered = {"threshold": threshold, "match": match, "exclude": exclude}
     lines = []
+    papers = [name for name in PROTOCOLS if name != "clean"]
+    if paper not in papers:
+        raise UserError(f"recipe key scoring.paper names no paper {paper!r}; {near_matches(paper, papers)}")
     for protocol in protocols:
         name = paper if protocol == "published" else protocol
         if name not in PROTOCOLS:

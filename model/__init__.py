@@ -33,13 +33,13 @@ def create_model(name: str, **overrides) -> nn.Module:
     the dict has "logits" and `decode(raw)` gives probabilities [B, T', H, W]; or "boxes": the dict has "head"
     and `decode(raw)` gives boxes [N, 5] of each image, x1, y1, x2, y2 in input pixels and score. The module
     also carries `name`, `options`, `recipe` and `rename` (see `utils.recipe` and `utils.checkpoint`).
-    Raises UserError for an unknown name or option.
+    Raises UserError for an unknown name or option, or a wrong value.
     """
     entry = MODELS.check_options(name, overrides)
     with torch.inference_mode(False):  # inference tensors lack the version counter that some layers read
         network = entry.build(**overrides)
     network.name, network.options = entry.name, dict(overrides)
-    network.recipe, network.task = entry.facts["recipe"], entry.facts.get("task", "masks")
+    network.recipe, network.task = entry.facts["recipe"], entry.facts["task"]
     network.rename = {**getattr(network, "unused", {}), **entry.facts["rename"]}  # `unused` by these options
     return network
 

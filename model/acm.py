@@ -4,6 +4,8 @@
 BasicIRSTD (ASKCResUNet, 3 blocks per stage), and as TSMSA calls it ACM, with depthwise convolutions.
 """
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from model.layers.single_frame import (
     pad_to_sixteens,
 )
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_model
 
 FAST = 0.9  # momentum of the batch norms outside the two branches of residual blocks
@@ -195,8 +198,8 @@ RENAME = {
 
 
 @register_model("ACM", recipe=BASIC_IRSTD_RECIPE, rename=RENAME)
-def acm(blocks: str = "residual") -> ACM:
-    """blocks: "residual", or "depthwise" as in TSMSA's tables. Raises UserError for others."""
-    if blocks not in BLOCKS:
-        raise UserError(f"ACM has no blocks {blocks!r}; known: {', '.join(BLOCKS)}")
+def acm(
+    blocks: Annotated[str, Facts("of the encoder", choices=tuple(BLOCKS))] = "residual",
+) -> ACM:
+    """blocks: "residual", or "depthwise" as in TSMSA's tables."""
     return ACM(BLOCKS[blocks])

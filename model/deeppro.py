@@ -7,11 +7,14 @@ In training the network runs module by module. In eval the batch norms are folde
 DeepPro, which never mixes pixels before its pooling, runs in tiles of pixels that stay in the CPU's cache.
 """
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_model
 
 # ---------------------------------------------------------------- convolutions
@@ -239,7 +242,7 @@ class ClipDetector(nn.Module):
         if clip.ndim != 5 or clip.shape[1] != 1 or clip.shape[2] != self.seq_len:
             raise UserError(
                 f"{type(self).__name__} takes clips [B, 1, {self.seq_len}, H, W] but got {list(clip.shape)}; "
-                "build the model with the seq_len of the clips"
+                "set view.channels to 1, and model.seq_len and view.frames to one number"
             )
         if min(clip.shape[-2:]) < self.smallest:
             raise UserError(
@@ -480,18 +483,21 @@ RENAME_PLUS = {
 RENAME_MOVING = {r"TATT(\d)\.": r"profile\1.", **RENAME}
 
 
+SeqLen = Annotated[int, Facts("frames of a clip", at_least=1, at_most=10_000)]
+
+
 @register_model("DeepPro", recipe=RECIPE, rename=RENAME)
-def deeppro(seq_len: int = 40) -> DeepPro:
+def deeppro(seq_len: SeqLen = 40) -> DeepPro:
     return DeepPro(seq_len)
 
 
 @register_model("DeepPro-Plus", recipe=RECIPE, rename=RENAME_PLUS)
-def deeppro_plus(seq_len: int = 40) -> DeepProPlus:
+def deeppro_plus(seq_len: SeqLen = 40) -> DeepProPlus:
     return DeepProPlus(seq_len)
 
 
 @register_model(
     "DeepPro-Plus-Moving", aliases=("DeepPro-Plus_forMovingScenes",), recipe=RECIPE, rename=RENAME_MOVING
 )
-def deeppro_plus_moving(seq_len: int = 40) -> DeepProPlusMoving:
+def deeppro_plus_moving(seq_len: SeqLen = 40) -> DeepProPlusMoving:
     return DeepProPlusMoving(seq_len)

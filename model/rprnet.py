@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model.layers.conv_norm import ConvNorm
 from model.layers.deformable3d import DeformableConv3d, interpolate_rows
+from model.options import Init
 from utils.errors import UserError
 from utils.registry import register_model
 
@@ -326,10 +327,8 @@ RENAME = {
 
 
 @register_model("RPRNet", recipe=RECIPE, rename=RENAME)
-def rprnet(init: str = "published") -> RPRNet:
+def rprnet(init: Init = "published") -> RPRNet:
     """init: "published", what the published train.py starts from, or "constructor", offsets near 0."""
-    if init not in ("published", "constructor"):
-        raise UserError(f"RPRNet has no init {init!r}; known: constructor, published")
     model = RPRNet()
     if init == "published":
         published_init(model)

@@ -4,13 +4,14 @@
 network is in model/stmenet.py.
 """
 
+from model.options import Init, ObjectnessPrior
 from model.stmenet import RECIPE, RENAME, STMENet, build
 from utils.registry import register_model
 
 
 @register_model("SMFNet", recipe=RECIPE, rename=RENAME, task="boxes")
 def smfnet(
-    variant: str = "ITSDT-15K", init: str = "published", objectness_prior: float | None = None
+    variant: str = "ITSDT-15K", init: Init = "published", objectness_prior: ObjectnessPrior = None
 ) -> STMENet:
     """SMFNet, with the options of STMENet; "ITSDT-15K" and "DAUB" are STMENet itself."""
     fusions = {"ITSDT-15K": "plain", "DAUB": "plain", "IRDST": "csp"}

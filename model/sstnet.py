@@ -28,7 +28,7 @@ from model.layers.yolox import (
     decode_boxes,
     published_init,
 )
-from utils.errors import UserError
+from model.options import Init
 from utils.registry import register_model
 
 FRAMES, CHANNELS = 5, 128  # of a clip; of a frame's features
@@ -261,10 +261,8 @@ RENAME = {
 
 
 @register_model("SSTNet", recipe=RECIPE, rename=RENAME, task="boxes")
-def sstnet(init: str = "published") -> SSTNet:
+def sstnet(init: Init = "published") -> SSTNet:
     """init: "published", what the published training script starts from, or "constructor", before it."""
-    if init not in ("published", "constructor"):
-        raise UserError(f"SSTNet has no init {init!r}; known: constructor, published")
     model = SSTNet()
     if init == "published":
         published_init(model)

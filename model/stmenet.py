@@ -29,6 +29,7 @@ from model.layers.yolox import (
     decode_boxes,
     published_init,
 )
+from model.options import Init, ObjectnessPrior
 from utils.errors import UserError
 from utils.registry import fold, register_model
 
@@ -349,13 +350,11 @@ def build(
     """A network by the name of its data set, initialised.
 
     fusions: the fusion of each variant of the model `name`
-    Raises UserError for an unknown variant or init.
+    Raises UserError for an unknown variant.
     """
     known = {fold(spelling): fusion for spelling, fusion in fusions.items()}
     if fold(variant) not in known:
         raise UserError(f"{name} has no variant {variant!r}; known: {', '.join(fusions)}")
-    if init not in ("published", "constructor"):
-        raise UserError(f"{name} has no init {init!r}; known: constructor, published")
     model = STMENet(known[fold(variant)], objectness_prior)
     if init == "published":
         published_init(model)
@@ -364,7 +363,7 @@ def build(
 
 @register_model("STMENet", recipe=RECIPE, rename=RENAME, task="boxes")
 def stmenet(
-    variant: str = "ITSDT-15K", init: str = "published", objectness_prior: float | None = None
+    variant: str = "ITSDT-15K", init: Init = "published", objectness_prior: ObjectnessPrior = None
 ) -> STMENet:
     """STMENet.
 

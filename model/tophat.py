@@ -1,10 +1,13 @@
 """White top-hat: the parameter-free single-frame baseline."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_model
 
 
@@ -48,5 +51,8 @@ RENAME = {}
 
 
 @register_model("TopHat", recipe=RECIPE, rename=RENAME)
-def tophat(size: int = 7, threshold: float = 5.0) -> TopHat:
+def tophat(
+    size: Annotated[int, Facts("side of the square in pixels, odd", at_least=3, at_most=255)] = 7,
+    threshold: Annotated[float, Facts("standard deviations", at_least=-1e6, at_most=1e6)] = 5.0,
+) -> TopHat:
     return TopHat(size, threshold)

@@ -10,6 +10,7 @@ into the convolutions in eval.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from model.layers.conv_norm import ConvNorm, folded_copy
 from model.layers.single_frame import FCN_HEAD_RENAME, FCNHead
 from model.layers.yolox import BaseConv
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import register_model
 
 FRAMES, CHANNELS = 5, 32  # of a clip; of a frame's features, at a quarter of the resolution
@@ -297,7 +299,12 @@ RENAME = {
 
 
 @register_model("TSMSA", recipe=RECIPE, rename=RENAME)
-def tsmsa(motion: bool = False, slices: int = 1, layers: int = 1, momentum: float = 0.9) -> TSMSA:
+def tsmsa(
+    motion: bool = False,
+    slices: Annotated[int, Facts("of the cross-slice ConvLSTM", at_least=1, at_most=16)] = 1,
+    layers: Annotated[int, Facts("of the cross-slice ConvLSTM", at_least=1, at_most=16)] = 1,
+    momentum: Annotated[float, Facts("of batch norms", above=0, at_most=1)] = 0.9,
+) -> TSMSA:
     """TSMSA.
 
     motion:         False is the published network. True is ours, nearer to what the papers say: the motion

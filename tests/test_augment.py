@@ -14,7 +14,7 @@ from dataset.augment import create_augmentation, create_augmentations
 from dataset.augment.clones import draw_clones, paste_clones, room_of
 from dataset.augment.crop import Crop
 from dataset.augment.pair_halves import join_halves, pair_halves
-from dataset.sample import Sample
+from dataset.sample import Batch, Sample
 from utils.boxes import component_boxes
 from utils.errors import UserError
 from utils.registry import AUGMENTATIONS
@@ -169,7 +169,8 @@ def test_stored_numbers_give_the_published_batch(stored, batch, axis):
     prefix = f"ba{batch}/{axis}"
     number = int(stored[f"{prefix}/draw"])
     assert number == random.Random(int(stored[f"{prefix}/random_seed"])).randint(0, batch - 1)
-    new_clips, new_masks = pair_halves(clips, masks, number)
+    new = pair_halves(Batch(clips, masks), number)
+    new_clips, new_masks = new.clips, new.masks
     assert torch.equal(new_clips[:batch], clips) and torch.equal(new_masks[:batch], masks)
     np.testing.assert_array_equal(new_clips[batch:, 0], stored[f"{prefix}/out_clip_new"])
     np.testing.assert_array_equal(new_masks[batch:], stored[f"{prefix}/out_mask_new"])
@@ -182,15 +183,14 @@ def test_halves_of_any_batch_and_size(batch, columns):
     for number in range(batch):
         pairs = torch.cat([clips, clips[[*range(1, batch), 0]]], dim=-1 if number in columns else -2)
         expected = F.interpolate(pairs.flatten(1, 2), (7, 9)).view_as(clips)
-        new_clips, new_targets = pair_halves(clips, clips[:, 0, :1], number)
-        torch.testing.assert_close(new_clips, torch.cat([clips, expected]), rtol=0, atol=0)
-        assert torch.equal(new_targets, new_clips[:, 0, :1])
+        new = pair_halves(Batch(clips, clips[:, 0, :1]), number)
+        torch.testing.assert_close(new.clips, torch.cat([clips, expected]), rtol=0, atol=0)
+        assert torch.equal(new.masks, new.clips[:, 0, :1])
 
 
 def test_a_single_clip_stays_alone():
-    clips, targets = torch.rand(1, 1, 5, 8, 8), torch.rand(1, 1, 8, 8)
-    new_clips, new_targets = pair_halves(clips, targets, 0)
-    assert torch.equal(new_clips, clips) and torch.equal(new_targets, targets)
+    batch = Batch(torch.rand(1, 1, 5, 8, 8), torch.rand(1, 1, 8, 8))
+    assert pair_halves(batch, 0) is batch
 
 
 def test_boxes_of_halves_lose_what_no_line_shows():
@@ -232,17 +232,17 @@ def test_a_word_has_its_options_in_any_spelling():
         ("flip_row", r"'flip_row': there is no augmentation 'flip_row'; did you mean .*flip_rows"),
         ("crop(sid=3)", r"crop has no option 'sid'; did you mean side\?"),
         ("crop", r"crop needs side; write crop\(side=...\)"),
-        ("crop(0)", r"crop.side cannot be 0: it takes a whole number, at least 1"),
-        ("crop(2.5)", r"crop.side takes a whole number, at least 1, not 2.5"),
+        ("crop(0)", r"option side of crop cannot be 0: it takes a whole number, at least 1"),
+        ("crop(2.5)", r"option side of crop takes a whole number, at least 1 and at most 8192, not 2.5"),
         (
             "crop(8, target_chance=1.5)",
-            r"crop.target_chance cannot be 1.5: it takes .*at least 0 and at most 1",
+            r"option target_chance of crop cannot be 1.5: it takes .*at least 0 and at most 1",
         ),
-        ("crop(8, drift=-1)", r"crop.drift cannot be -1"),
+        ("crop(8, drift=-1)", r"option drift of crop cannot be -1"),
         ("crop(8, 1, 0.5, 3)", "crop takes at most 3 options"),
         ("crop(8, side=8)", "crop has side twice"),
-        ("gain(0)", r"gain.limit cannot be 0: it takes a number, above 0 and at most 1"),
-        ("gain(1.1)", r"gain.limit cannot be 1.1"),
+        ("gain(0)", r"option limit of gain cannot be 0: it takes a number, above 0 and at most 1"),
+        ("gain(1.1)", r"option limit of gain cannot be 1.1"),
         ("flip_rows(0.3)", "flip_rows takes at most 0 options"),
         ("crop(side=", r"'crop\(side='; write name or name\(option=value, ...\)"),
         ("crop(side=x)", "write name or name"),

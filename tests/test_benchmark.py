@@ -42,6 +42,7 @@ def test_there_is_a_row_for_each_model(finished):
     assert [line.split()[0] for line in lines] == ["DeepPro", "TopHat"]
     assert "form" in header.split() and all("clip" in line.split() for line in lines)
     assert note.startswith("frames of 64x80;") and place.endswith("benchmark.json")
+    assert place.startswith("on ") and f"torch {torch.__version__}, host " in place and "{" not in place
     assert rows["DeepPro"]["clip"] == [1, 1, 40, 64, 80]
     assert rows["DeepPro"]["parameters"] == 49_129 and rows["TopHat"]["parameters"] == 0
     assert all(row["frames/s"] > 0 and row["peak MiB"] > 0 for row in rows.values())
@@ -183,9 +184,9 @@ def test_speed_is_the_median_after_the_warm_up_without_the_making_of_clips(monke
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--size", "480"), "--size takes HEIGHTxWIDTH like 480x720, not '480'"),
-        (("--size", "3x720"), "--size takes HEIGHTxWIDTH"),
-        (("--repeats", "0"), "--repeats takes 1 or more, not 0"),
+        (("--size", "480"), "argument --size: it takes HEIGHTxWIDTH like 480x720, .*not '480'"),
+        (("--size", "3x720"), "--size: it takes HEIGHTxWIDTH.*4 to 32768, not '3x720'"),
+        (("--repeats", "0"), "argument --repeats: it takes a whole number, at least 1 .*, not '0'"),
         (("--model_names", "DeepProo"), "no model 'DeepProo'"),
         (("--model_names", "TopHat", "--device", "cuda:99"), "CUDA devices"),
     ],

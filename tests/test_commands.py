@@ -17,7 +17,7 @@ import test
 import train
 from model import create_model
 from utils.checkpoint import read_checkpoint
-from utils.errors import run_command
+from utils.errors import UserError, run_command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,11 +176,14 @@ def test_several_models_share_one_table(trained, tiny_data, tmp_path):
     assert (folder / "Synthetic_roc_published_ShootingRules.png").is_file()
 
 
-@pytest.mark.parametrize("command", sorted(path.name for path in ROOT.glob("*.py")))
+TOOLS = ("tools/make_synthetic.py", "tools/add_noise.py", "tools/compare_speed.py")
+
+
+@pytest.mark.parametrize("command", [*sorted(path.name for path in ROOT.glob("*.py")), *TOOLS])
 def test_help_needs_no_data(run_python, command):
     done = run_python(command, "--help")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: {command}")
+    assert done.stdout.startswith(f"usage: {Path(command).name}")
 
 
 def test_real_processes(run_python, tiny_data, tmp_path):
@@ -249,11 +252,9 @@ def test_published_flags_train(tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--epo", "--cach", "--seq"])
-def test_flags_are_not_abbreviated(flag, capsys):
-    with pytest.raises(SystemExit) as end:
+def test_flags_are_not_abbreviated(flag):
+    with pytest.raises(UserError, match=f"unrecognized arguments: '{flag}'; did you mean --"):
         train.parse([flag, "1"])
-    assert end.value.code == 2
-    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 # ---- refusals: data ----
@@ -338,12 +339,12 @@ def test_a_patch_larger_than_the_frames(refusal, tiny_data, tmp_path):
         (("--set", "clip.frame=5"), "no key 'frame'; did you mean frames"),
         (("--set", "model.width=5"), "DeepPro has no option 'width'"),
         (("--set", "epochs"), "--set takes key=value"),
-        (("--set", "epochs=many"), "epochs takes a whole number, at least 0, not 'many'"),
+        (("--set", "epochs=many"), "epochs takes a whole number, at least 0 and at most 1000000, not 'many'"),
         (("--batch_size", "0"), "batch_size cannot be 0"),
         (("--learning_rate", "-1"), "learning_rate cannot be -1"),
         (("--optimizer", "lion"), "there is no optimizer 'lion'; known: Adam, AdamW, SGD"),
         (("--dataset_option", "box_origin=1"), "Synthetic has no option 'box_origin'"),
-        (("--save_every", "0"), "runtime.save_every cannot be 0"),
+        (("--save_every", "0"), "--save_every cannot be 0: it takes a whole number, at least 1"),
         (("--threshold", "0.123"), "not counted at the threshold 0.123"),
         (("--model_names", "TopHat"), "TopHat has no parameters to train"),
         (("--resume",), "no run to resume in"),

@@ -391,9 +391,22 @@ def test_images_that_are_wrong(tmp_path, refused):
 @pytest.mark.parametrize("size", ["60", "0x80", "60x80x3", "60 x 80", "-6x8"])
 def test_sizes_that_are_wrong(tmp_path, refused, size):
     source = write(tmp_path / "a.txt", "images/1/0.bmp 1,2,3,4,0\n")
-    assert f"--size takes HEIGHTxWIDTH like 480x640, not {size!r}" in refused(
-        source, "coco", f"--size={size}"
-    )
+    told = refused(source, "coco", f"--size={size}")
+    assert f"argument --size: it takes HEIGHTxWIDTH like 480x720, sides of 1 to 32768, not {size!r}" in told
+
+
+@pytest.mark.parametrize(
+    ("to", "flags", "told"),
+    [
+        ("coco", ("--size", "60x80", "--images", "here"), "--images has no effect beside --size"),
+        ("coco", ("--split", "test"), "--split has no effect beside a --source that is no folder"),
+        ("coco", ("--rule", "published"), "--rule published converts a COCO json to txt and nothing else"),
+    ],
+)
+def test_flags_that_a_conversion_would_ignore(tmp_path, refused, to, flags, told):
+    source = write(tmp_path / "a.txt", "images/1/0.bmp 1,2,3,4,0\n")
+    assert told in refused(source, to, *flags)
+    assert "--size has no effect beside --to txt" in refused(tmp_path, "txt", "--size", "9x9")
 
 
 def test_as_a_command(run_python, tmp_path):

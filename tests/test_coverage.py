@@ -114,7 +114,7 @@ def test_subsets_and_sequences_are_split_like_all(mixed):
     of_points = [(r["targets by"], r["sequences"], r["frames"]) for r in rows if r["group"] == "points"]
     assert of_points == [("ShootingRules", 1, 3), ("PdFa", 0, 0), ("CentroidPdFa", 1, 3)]
     (not_scored,) = [r["rule"] for r in rows if (r["group"], r["targets by"]) == ("points", "PdFa")]
-    assert not_scored == "PdFa: not scored, its kind of truth or of prediction is missing"
+    assert not_scored == "PdFa: not scored, the data has no mask"
     entries = score_entries(groups, sequences, parts)
     assert [(e["protocol"], e["targets_by"]) for e in entries] == [
         ("clean", "ShootingRules"),
@@ -317,7 +317,7 @@ def test_an_uncounted_threshold_is_refused_before_the_work():
         protocol_lines(["clean"], "RPRNet", 0.51, 1, 4)
     (line,) = protocol_lines(["published"], "TSMSA", 0.51, 1, 4)  # PdFa counts at any one
     assert line.text.startswith("PdFa threshold=0.51")
-    with pytest.raises(UserError, match="no protocol 'RPRNot'.*RPRNet"):
+    with pytest.raises(UserError, match="scoring.paper names no paper 'RPRNot'; did you mean RPRNet"):
         protocol_lines(["published"], "RPRNot", 0.5, 1, 4)
 
 

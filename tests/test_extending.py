@@ -290,20 +290,20 @@ def test_the_figure_is_a_column_of_the_tables_and_a_value_of_eval_json(run):
     [
         (
             {"augment": "('extra_lift(21)',)"},
-            "extra_lift.by cannot be 21: it takes .*at least -20 and at most 20",
+            "option by of extra_lift cannot be 21: it takes .*at least -20 and at most 20",
         ),
         ({"loss_options.pull": 1.5}, "loss_options.pull takes a number, at least 0 and at most 1, not 1.5"),
         (
             {"optimizer_options.scale": 0},
-            "optimizer Extra-Descent.scale cannot be 0: it takes a number, above 0 and at most 1",
+            "option scale of optimizer Extra-Descent cannot be 0: it takes a number, above 0 and at most 1",
         ),
         (
             {"schedule_options.drop": -1},
-            "schedule extra-harmonic.drop cannot be -1: it takes a number, at least 0 and at most 2",
+            "option drop of schedule extra-harmonic cannot be -1: it takes .*at least 0 and at most 2",
         ),
         ({"model.again": 1}, "model Extra-Line has no option 'again'; did you mean gain"),
         ({"best": "bloom"}, "does not score bloom for models of masks; --set best= takes one of glow"),
-        ({"paper": "Extra-Papers"}, "there is no protocol 'Extra-Papers'; did you mean Extra-Paper"),
+        ({"paper": "Extra-Papers"}, "scoring.paper names no paper 'Extra-Papers'; did you mean Extra-Paper"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_sentence(extended, data, tmp_path, changed, sentence):

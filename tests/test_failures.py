@@ -78,6 +78,11 @@ def raising(error):
             "there is too little memory (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
             f"`cublasCreate(handle)`); {LESS}",
         ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.\nat 1"),
+            "there is too little memory (DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 "
+            f"bytes.); {LESS}",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -201,5 +201,7 @@ def test_a_model_without_side_maps_is_named(name):
 
 
 def test_an_unknown_extent_of_soft_iou_is_refused():
-    with pytest.raises(UserError, match="cannot sum over 'pixel'; known: clip, batch, frame"):
+    with pytest.raises(
+        UserError, match="option over of loss SoftIoU takes clip or batch or frame, not 'pixel'"
+    ):
         create_loss("SoftIoU", over="pixel")

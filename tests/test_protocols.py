@@ -150,7 +150,7 @@ def test_a_rule_whose_truth_is_missing_is_said(scene):
     assert found.figures(by_centroids)["targets"] == 6
     assert found.figures(by_components) == {}
     assert found.curves(by_components) == {}
-    assert found.rule(by_components) == ("PdFa: not scored, its kind of truth or of prediction is missing")
+    assert found.rule(by_components) == ("PdFa: not scored, the data has no mask")
 
 
 def test_every_model_names_a_protocol_that_exists():
@@ -159,7 +159,9 @@ def test_every_model_names_a_protocol_that_exists():
         for name in MODELS.names()
     }
     assert names <= set(PROTOCOLS)
-    with pytest.raises(UserError, match="no protocol 'RPRNot'.*RPRNet"):
+    with pytest.raises(UserError, match="scoring.paper names no paper 'clean'"):
+        protocol_lines(["published"], "clean", 0.5, 1, 4)
+    with pytest.raises(UserError, match="scoring.paper names no paper 'RPRNot'; did you mean RPRNet"):
         protocol_lines(["published"], "RPRNot", 0.5, 1, 4)
 
 

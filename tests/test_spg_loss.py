@@ -331,7 +331,7 @@ def test_on_a_gpu_the_loss_is_that_of_the_cpu_and_never_waits(variant):
 @pytest.mark.parametrize("name", ["SPGloss", "STDLoss"])
 def test_wrong_inputs_are_refused(name):
     maps, target = random_case()
-    with pytest.raises(UserError, match="variant 'cleaned'.*published, clean"):
+    with pytest.raises(UserError, match="option variant of loss .* takes published or clean, not 'cleaned'"):
         create_loss(name, variant="cleaned")
     with pytest.raises(UserError, match="side maps of RPRNet"):
         create_loss(name)({"logits": maps[:, :1]}, target)

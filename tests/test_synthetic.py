@@ -308,12 +308,12 @@ def test_top_hat_alone_does_not_find_the_dim_targets():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"frames": 0}, "frames is 0"),
-        ({"height": -5}, "height is -5"),
-        ({"noise_std": -1.0}, "noise_std is -1.0"),
-        ({"noise_std": float("nan")}, "noise_std is nan"),
+        ({"frames": 0}, "frames cannot be 0: it takes a whole number, at least 1"),
+        ({"height": -5}, "height cannot be -5"),
+        ({"noise_std": -1.0}, "noise_std cannot be -1.0"),
+        ({"noise_std": float("nan")}, "noise_std takes a number, at least 0 and at most 255, not nan"),
         ({"speed": (2.0, 1.0)}, r"speed is \(2.0, 1.0\); give two numbers in rising order"),
-        ({"low_snr": (1.0, 3.5)}, "low_snr is"),
+        ({"low_snr": (1.0, 3.5)}, "low_snr cannot be"),
         ({"high_snr": (3.0, 5.0)}, "high_snr is"),
         ({"height": 16, "border": 8}, "border 8 leaves no room"),
     ],
@@ -347,7 +347,11 @@ def test_the_command_writes_a_set_and_its_preview(tmp_path):
         synthetic.draw_sequence(settings, 0, 2).frames[5],
     )
     preview = np.asarray(Image.open(tmp_path / "set" / "preview.png"))
-    assert preview.shape == (2 * 2 * 40, 4 * 2 * 56, 3)  # two sequences, four frames each, enlarged twice
+    assert len(preview) == 2 * (2 * 40 + 14)  # two sequences, enlarged twice, with a caption below each
+    red, green, blue = np.moveaxis(preview.astype(int), -1, 0)
+    lit = np.argwhere((red == green) & (red > blue))  # the yellow captions: below the frames, none is cut
+    assert set(lit[:, 0] // 94) == {0, 1} and (lit[:, 0] % 94 >= 80).all()
+    assert lit[:, 1].max() < preview.shape[1] - 1
 
 
 def test_the_command_has_every_setting_and_ends_mistakes_in_one_line(tmp_path):

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import Sequence, create_dataset  # noqa: E402
 from dataset.io import gray_values, read_gray  # noqa: E402
+from utils.cli import Parser, number  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import write_atomically, write_json  # noqa: E402
 
@@ -55,21 +56,16 @@ def write_sequence(sequence: Sequence, folder: Path, flags: argparse.Namespace) 
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser = Parser(__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, gray = parser.add_argument, number(float, at_least=0, at_most=255)
     add("--dataset_dir", type=Path, default=Path("data"), help="NUDT-MIRSDT or its parent (default: data)")
     add("--out", type=Path, help="folder to write (default: NUDT-MIRSDT-Noise/<name> beside NUDT-MIRSDT)")
-    add("--sigma", type=float, default=SIGMA, help=f"default: {SIGMA}")
-    add("--gain", type=float, default=GAIN, help=f"default: {GAIN}")
-    add("--offset", type=float, default=OFFSET, help=f"default: {OFFSET}")
-    add("--seed", type=int, default=0, help="the same seed writes the same files (default: 0)")
-    flags = parser.parse_args(argv)
-    for name in ("sigma", "gain", "offset", "seed"):
-        if not getattr(flags, name) >= 0:
-            raise UserError(f"--{name} takes 0 or more, not {getattr(flags, name)}")
-    return flags
+    add("--sigma", type=gray, default=SIGMA, help=f"default: {SIGMA}")
+    add("--gain", type=number(float, at_least=0, at_most=1), default=GAIN, help=f"default: {GAIN}")
+    add("--offset", type=gray, default=OFFSET, help=f"default: {OFFSET}")
+    seed = number(int, at_least=0, at_most=2**63 - 1)
+    add("--seed", type=seed, default=0, help="the same seed writes the same files (default: 0)")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,10 +22,11 @@ import speed_deeppro  # noqa: E402
 import speed_rprnet  # noqa: E402
 import speed_stmenet  # noqa: E402
 
+from utils.cli import Parser, number  # noqa: E402
 from utils.engine.cost import machine_facts, peak_mebibytes  # noqa: E402
 from utils.engine.runtime import keep_freed_memory  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
-from utils.files import write_json  # noqa: E402
+from utils.files import check_writable, write_json  # noqa: E402
 
 # IN_TURNS of a module: functions of "naive" or "ours" that return (seconds, values to compare). TOGETHER:
 # functions of the number of rounds that compare the outputs and return the seconds of each side.
@@ -41,7 +42,9 @@ RATIOS = {
 def in_child(model: str, task: str, how: str, allocator: str) -> dict:
     """Run one measurement in a fresh process; `how` is "naive", "ours" or the number of rounds."""
     command = [sys.executable, __file__, "--child", model, task, how, allocator]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"{model} {task} {how} ended with code {done.returncode}; the lines above say why")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -102,9 +105,11 @@ def described(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements per side")
+    parser.add_argument(
+        "--rounds", type=number(int, at_least=1, at_most=1000), default=3, help="measurements per side"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("log/benchmarks/compare_speed.json"), help="JSON file"
     )
@@ -115,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.child:
         run_child(*args.child)
         return
+    check_writable(args.out)
     results = {"machine": machine_facts(torch.device("cpu")), **{model: {} for model in args.models}}
     tasks = [(m, task) for m in args.models for task in (*MODELS[m].IN_TURNS, *MODELS[m].TOGETHER)]
     for model, task in tqdm(tasks, desc="measurements", disable=None):

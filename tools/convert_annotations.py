@@ -18,7 +18,6 @@ Paths are relative to the data set's folder, which holds images/; absolute ones 
 import argparse
 import io
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -45,9 +44,9 @@ from dataset.annotations import (  # noqa: E402
 from dataset.frames import SequenceFrames  # noqa: E402
 from dataset.layout import natural_key  # noqa: E402
 from utils.boxes import component_centroids  # noqa: E402
-from utils.cli import add_switch  # noqa: E402
+from utils.cli import Parser, add_switch, frame_size  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
+from utils.files import check_writable, write_atomically  # noqa: E402
 
 FILLED_BOXES = (
     "These masks are filled annotation boxes, not the pixels of the targets, and larger than these: "
@@ -59,15 +58,14 @@ Sizes = Mapping[str, Size]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--source", type=Path, required=True, help="a COCO json, a txt list or a folder")
     add("--to", choices=("coco", "txt", "masks", "centroids"), required=True, help="what to write")
     add("--out", type=Path, required=True, help="file or folder to write")
     add("--images", type=Path, metavar="ROOT", help="the data set's folder (default: where the source lies)")
-    add("--size", metavar="HxW", help="height and width of all frames, which need not be there then")
+    text = "height and width of all frames, which need not be there then"
+    add("--size", type=frame_size(), metavar="HxW", help=text)
     text = "of a folder with split lists, the sequences of this one (default: both)"
     add("--split", choices=("train", "test"), help=text)
     text = (
@@ -165,10 +163,7 @@ def read_sizes(args: argparse.Namespace, frames: Iterable[str]) -> Sizes:
     """Width and height of each frame: as typed, else from the COCO file, else from the image files."""
     source = args.source
     if args.size:
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", args.size)
-        if not match:
-            raise UserError(f"--size takes HEIGHTxWIDTH like 480x640, not {args.size!r}")
-        return dict.fromkeys(frames, (int(match[2]), int(match[1])))
+        return dict.fromkeys(frames, args.size[::-1])
     if source.suffix == ".json" and not args.images:
         return within_root(read_coco_sizes(source), source)
     beside = source.parent.parent if source.parent.name in ("json", "annotations") else source.parent
@@ -210,6 +205,10 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 def write_masks(out: Path, table: BoxTable, sizes: Sizes, overwrite: bool) -> None:
     """A mask per frame, 255 in every pixel that a box touches."""
+    for frame, rows in table.items():  # before anything is written
+        width, height = sizes[frame]
+        if not all(0 <= x1 + x2 <= 2 * width and 0 <= y1 + y2 <= 2 * height for x1, y1, x2, y2, _ in rows):
+            raise outside(frame, sizes[frame])
     paths = {frame: out / beside_images(frame, "masks").with_suffix(".png") for frame in table}
     label = out / "masks_are_filled_boxes.txt"
     refuse_existing([label, *paths.values()], overwrite)
@@ -218,8 +217,6 @@ def write_masks(out: Path, table: BoxTable, sizes: Sizes, overwrite: bool) -> No
         width, height = sizes[frame]
         mask = np.zeros((height, width), np.uint8)
         for x1, y1, x2, y2, _ in table[frame]:
-            if not (0 <= x1 + x2 <= 2 * width and 0 <= y1 + y2 <= 2 * height):
-                raise outside(frame, sizes[frame])
             top, left = max(math.floor(y1), 0), max(math.floor(x1), 0)
             mask[top : math.ceil(y2), left : math.ceil(x2)] = 255
         write_png(path, mask)
@@ -227,6 +224,10 @@ def write_masks(out: Path, table: BoxTable, sizes: Sizes, overwrite: bool) -> No
 
 def write_centroids(out: Path, table: PointTable, sizes: Sizes, overwrite: bool) -> None:
     """A centroid map per frame, and a list of centroids per sequence with a line per frame."""
+    pixels = {frame: np.rint(points).astype(int) for frame, points in table.items()}
+    for frame, places in pixels.items():  # before anything is written
+        if not ((places >= 0) & (places < sizes[frame][::-1])).all():
+            raise outside(frame, sizes[frame])
     maps = {frame: out / beside_images(frame, "masks_centroid").with_suffix(".png") for frame in table}
     lists: dict[Path, list[str]] = {}
     for frame in sorted(table, key=natural_key):
@@ -238,12 +239,9 @@ def write_centroids(out: Path, table: PointTable, sizes: Sizes, overwrite: bool)
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
     for frame, path in tqdm(maps.items(), "maps", disable=None):
         width, height = sizes[frame]
-        pixels = np.zeros((height, width), np.uint8)
-        for row, col in np.rint(table[frame]).astype(int):
-            if not (0 <= row < height and 0 <= col < width):
-                raise outside(frame, sizes[frame])
-            pixels[row, col] = 255
-        write_png(path, pixels)
+        marks = np.zeros((height, width), np.uint8)
+        marks[tuple(pixels[frame].T)] = 255
+        write_png(path, marks)
 
 
 def outside(frame: str, size: Size) -> UserError:
@@ -253,6 +251,18 @@ def outside(frame: str, size: Size) -> UserError:
     )
 
 
+def refuse_idle_flags(args: argparse.Namespace) -> None:
+    """Raises UserError for a flag that this conversion would ignore."""
+    for flag, is_idle, other in (
+        ("--images", args.images and args.size, "--size"),
+        ("--images", args.images and args.to == "txt", "--to txt"),
+        ("--size", args.size and args.to == "txt", "--to txt"),
+        ("--split", args.split and not args.source.is_dir(), "a --source that is no folder"),
+    ):
+        if is_idle:
+            raise UserError(f"{flag} has no effect beside {other}; leave it out")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     kind = {".json": "coco", ".txt": "txt"}.get(args.source.suffix)
@@ -260,8 +270,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.source} has the form {kind} already; give another --to")
     if args.rule == "published" and (kind, args.to) != ("coco", "txt"):
         raise UserError("--rule published converts a COCO json to txt and nothing else; leave it out")
+    refuse_idle_flags(args)
     if args.to in ("coco", "txt"):
         refuse_existing([args.out], args.overwrite)
+        check_writable(args.out)
     table = read_points(args) if args.to == "centroids" else read_boxes(args)
     if args.to == "txt":
         write_txt_list(args.out, table)

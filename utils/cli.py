@@ -1,27 +1,64 @@
 """The flags that the commands share. Those of the recipe come from its settings: see utils.recipe.schema."""
 
 import argparse
+import re
+import sys
 import textwrap
 import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from utils.recipe.fields import Setting
-from utils.recipe.resolve import SETTINGS, parse_setting
-from utils.registry import AUGMENTATIONS, OPTIMIZERS, SCHEDULES
+from utils.errors import UserError, near_matches
+from utils.recipe.fields import Facts, Setting, put_once, shown
+from utils.recipe.resolve import SETTINGS, full_keys, parse_setting
+from utils.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES
 
+LARGEST_FRAME = 32_768  # a side that a flag may ask for, in pixels
+OWN_FLAGS = {"name": "--dataset_names", "root": "--dataset_dir", "split": "--split"}  # of create_dataset
 RECIPE_FLAGS: dict[str, Setting] = {s.facts.flag: s for s in SETTINGS.values() if s.facts.flag}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, as all of the commands' are; flags are not abbreviated.
+
+    What was typed of a recipe is checked here, before anything is read.
+    """
+
+    def __init__(self, description: str, **options: Any):
+        super().__init__(description=description, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        """The flags. Raises UserError for what is unknown or wrong."""
+        typed = sys.argv[1:] if args is None else args
+        for word in typed:
+            if "\0" in word or not word.isascii() and word.encode(errors="replace").decode() != word:
+                self.error(f"{shown(word)} is no UTF-8 text; type it anew, or rename what it names")
+        found, unknown = self.parse_known_args(typed, namespace)
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            is_flag = unknown[0].startswith("-")
+            hint = near_matches(unknown[0], flags) if is_flag else "it belongs to no flag"
+            self.error(f"unrecognized arguments: {shown(unknown[0])}; {hint}")
+        if hasattr(found, "settings"):
+            typed_settings(found)
+        if hasattr(found, "dataset_options"):
+            reader_options(found.dataset_options)
+        if not getattr(found, "cache", True) and found.cache_dir != self.get_default("cache_dir"):
+            self.error("--cache_dir has no effect without --cache; add it or leave both out")
+        return found
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults behind each flag; description and epilogue as they are written."""
 
 
-def new_parser(description: str) -> argparse.ArgumentParser:
+def new_parser(description: str) -> Parser:
     """A parser with the flags of every command."""
-    parser = argparse.ArgumentParser(
-        description=description, epilog=recipe_help(), allow_abbrev=False, formatter_class=HelpFormatter
-    )
+    parser = Parser(description, epilog=recipe_help(), formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--model_names", "--model", nargs="+", metavar="NAME", help="models, by name")
     add("--log_dir", "--logpath", "--savepath", type=Path, default=Path("log"), help="where runs are written")
@@ -36,12 +73,17 @@ def recipe_help() -> str:
     for key, setting in SETTINGS.items():
         text = f"{setting.facts.text} ({setting.takes}; default {setting.default!r})"
         lines += textwrap.wrap(f"{key}: {text}", 110, initial_indent="  ", subsequent_indent="      ")
-    lines.append("and model.KEY and loss_options.KEY, which the model and the loss know")
-    groups = {"optimizer_options": OPTIMIZERS, "schedule_options": SCHEDULES, "augment": AUGMENTATIONS}
+    groups = {
+        "model": MODELS,
+        "loss_options": LOSSES,
+        "optimizer_options": OPTIMIZERS,
+        "schedule_options": SCHEDULES,
+        "augment": AUGMENTATIONS,
+    }
     for group, registry in groups.items():
         options = {name: registry.entry(name).options for name in registry.names()}
         text = ", ".join(f"{name} ({', '.join(keys) or 'none'})" for name, keys in options.items())
-        known = f"{group}, by {registry.kind}: {text or 'none'}"
+        known = f"{group}, by {registry.kind}: {text or 'those that are registered'}"
         lines += textwrap.wrap(known, 110, initial_indent="  ", subsequent_indent="      ")
     return "\n".join(lines)
 
@@ -69,6 +111,34 @@ def add_switch(parser: argparse.ArgumentParser, flag: str, text: str, default: A
     parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
 
 
+def number(kind: type, **limits: float) -> Callable[[str], Any]:
+    """What makes a number of a typed word, for the `type` of a flag; `limits` as in Facts."""
+    wanted = Setting("", kind, None, Facts("", **limits))
+
+    def parse(word: str) -> Any:
+        try:
+            return wanted.checked(kind(word))
+        except (ValueError, UserError):
+            raise argparse.ArgumentTypeError(f"it takes {wanted.takes}, not {shown(word)}") from None
+
+    return parse
+
+
+def frame_size(least: int = 1) -> Callable[[str], tuple[int, int]]:
+    """What makes (height, width) of a typed "480x720", for the `type` of a flag; each at least `least`."""
+
+    def parse(word: str) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", word, re.ASCII)
+        size = tuple(map(int, found.groups())) if found else (0, 0)
+        if not all(least <= side <= LARGEST_FRAME for side in size):
+            raise argparse.ArgumentTypeError(
+                f"it takes HEIGHTxWIDTH like 480x720, sides of {least} to {LARGEST_FRAME}, not {shown(word)}"
+            )
+        return size
+
+    return parse
+
+
 def add_settings(parser: argparse.ArgumentParser, flag: str, name: str, text: str) -> None:
     """Add a repeatable flag that takes KEY=VALUE."""
     options = {"action": "append", "default": [], "metavar": "KEY=VALUE"}
@@ -90,12 +160,31 @@ def add_recipe_flags(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the user typed of the recipe, by recipe key."""
-    typed = {s.key: getattr(args, name) for name, s in RECIPE_FLAGS.items() if hasattr(args, name)}
-    typed.update(parse_setting(text) for text in args.settings)
+    """What the user typed of the recipe, by recipe key.
+
+    Raises UserError for an unknown key, a value that its key does not take, and two values of one key.
+    """
+    typed: dict[str, Any] = {}
+    for name, chosen in RECIPE_FLAGS.items():
+        if hasattr(args, name):
+            typed[chosen.key] = chosen.checked(getattr(args, name), f"--{name}")
+    for text in args.settings:
+        put_once(typed, *parse_setting(text))
+    for key, value in full_keys(typed, {}).items():
+        if key in SETTINGS:
+            SETTINGS[key].checked(value)
     return typed
 
 
 def reader_options(typed: list[str]) -> dict[str, Any]:
-    """The options of the data set's reader, from what the user typed after each --dataset_option."""
-    return dict(parse_setting(text) for text in typed)
+    """The options of the data set's reader, from what the user typed after each --dataset_option.
+
+    Raises UserError for what has a flag of its own, and for two values of one option.
+    """
+    options: dict[str, Any] = {}
+    for text in typed:
+        key, value = parse_setting(text, "--dataset_option")
+        if key in OWN_FLAGS:
+            raise UserError(f"--dataset_option does not take {key}; type it as {OWN_FLAGS[key]}")
+        put_once(options, key, value)
+    return options

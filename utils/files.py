@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -61,6 +62,19 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def check_writable(path: Path) -> None:
+    """Raises UserError where `path` could not be written at the end of long work; its folder is made."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    temporary = temporary_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {reason(error)}; choose another folder") from None
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write indented JSON atomically. nan and infinity become null."""
     write_atomically(path, (json.dumps(plain(content), indent=1) + "\n").encode())
@@ -91,7 +105,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files in `folder` whose processes have ended, and those of others a day later.
+    """Remove the temporary files and folders in `folder` whose processes have ended, others a day later.
 
     What cannot be removed stays.
     """
@@ -103,7 +117,7 @@ def remove_abandoned(folder: Path) -> None:
             else:
                 is_abandoned = time.time() - path.stat().st_mtime > ABANDONED
             if is_abandoned:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def machine_name() -> str:

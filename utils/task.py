@@ -16,6 +16,7 @@ from torch import Tensor
 from utils.boxes import BoxPrediction, MapPrediction, Prediction
 from utils.errors import UserError
 from utils.recipe.schema import Recipe
+from utils.registry import Entry
 
 
 class Frames(Protocol):
@@ -134,3 +135,11 @@ class BoxTask:
 
 Task = MaskTask | BoxTask
 TASKS: dict[str, Task] = {task.name: task for task in (MaskTask(), BoxTask())}
+
+
+def task_of(model: Entry) -> Task:
+    """The task of a registered model. Raises UserError where it is registered with another word."""
+    name = model.facts["task"]
+    if name not in TASKS:
+        raise UserError(f"model {model.name} is registered with task={name!r}; known: {', '.join(TASKS)}")
+    return TASKS[name]

@@ -3,9 +3,8 @@
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from dataset.sample import Sample
+from dataset.sample import Batch, Sample
 
 
 class Augmentation:
@@ -32,8 +31,6 @@ class BatchAugmentation(Augmentation):
 
     stage = "batch"
 
-    def __call__(
-        self, clips: Tensor, targets: Tensor | list[Tensor], draw: np.random.Generator
-    ) -> tuple[Tensor, Tensor | list[Tensor]]:
-        """Clips [B, C, T, H, W] and targets, masks [B, T', H, W] or per clip rows [n, 5] of boxes."""
+    def __call__(self, batch: Batch, draw: np.random.Generator) -> Batch:
+        """The augmented batch; it may have more clips."""
         raise NotImplementedError

@@ -16,9 +16,9 @@ from utils.registry import register_augmentation
 class Crop(Augmentation):
     """A square of the frames. Boxes whose centres lie in it are kept and cut at its border."""
 
-    side: int = setting(MISSING, "side of the square in pixels", at_least=1)
+    side: int = setting(MISSING, "side of the square in pixels", at_least=1, at_most=8192)
     drift: float = setting(
-        0.0, "it moves evenly by up to so many pixels per frame, as a camera would", at_least=0
+        0.0, "it moves evenly by up to so many pixels per frame, as a camera would", at_least=0, at_most=1000
     )
     target_chance: float = setting(
         0.75, "chance that a target of the key frame lies somewhere in it", at_least=0, at_most=1

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dataset.augment.base import BatchAugmentation
+from dataset.sample import Batch
 from utils.registry import register_augmentation
 
 
@@ -15,31 +16,29 @@ from utils.registry import register_augmentation
 class PairHalves(BatchAugmentation):
     """As many clips more, each made of the halves of two clips of the batch (TSMSA)."""
 
-    def __call__(
-        self, clips: Tensor, targets: Tensor | list[Tensor], draw: np.random.Generator
-    ) -> tuple[Tensor, Tensor | list[Tensor]]:
-        return pair_halves(clips, targets, int(draw.integers(len(clips))))
+    def __call__(self, batch: Batch, draw: np.random.Generator) -> Batch:
+        return pair_halves(batch, int(draw.integers(len(batch.clips))))
 
 
-def pair_halves(
-    clips: Tensor, targets: Tensor | list[Tensor], number: int
-) -> tuple[Tensor, Tensor | list[Tensor]]:
-    """A batch of clips [B, C, T, H, W] and targets, followed by as many new ones.
+def pair_halves(batch: Batch, number: int) -> Batch:
+    """The clips and targets of a batch of B, followed by as many new ones.
 
     Each new one is a clip and the next one of the batch, side by side or one above the other, with every
     second column or row of both, so that targets of one pixel may vanish. A single clip stays alone.
 
-    targets: masks [B, T', H, W], or for each clip the rows [n, 5] of its boxes
-    number:  drawn from 0 .. B - 1; numbers below B // 2 put the new halves above each other
+    number: drawn from 0 .. B - 1; numbers below B // 2 put the new halves above each other
     """
+    clips, masks, boxes = batch.clips, batch.masks, batch.boxes
     if len(clips) == 1:
-        return clips, targets
+        return batch
     axis = -2 if number < len(clips) // 2 else -1
-    if isinstance(targets, Tensor):
-        return with_halves(clips, axis), with_halves(targets, axis)
-    following = [*targets[1:], targets[0]]
-    pairs = [join_halves(a, b, axis, clips.shape[axis]) for a, b in zip(targets, following, strict=True)]
-    return with_halves(clips, axis), [*targets, *pairs]
+    if masks is not None:
+        masks = with_halves(masks, axis)
+    if boxes is not None:
+        following = [*boxes[1:], boxes[0]]
+        extent = clips.shape[axis]
+        boxes = [*boxes, *(join_halves(a, b, axis, extent) for a, b in zip(boxes, following, strict=True))]
+    return Batch(with_halves(clips, axis), masks, boxes)
 
 
 def with_halves(x: Tensor, axis: int) -> Tensor:

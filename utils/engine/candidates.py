@@ -24,7 +24,7 @@ from utils.registry import DATASETS, MODELS, Registry
 from utils.report.prediction_files import INDEX
 from utils.report.prediction_files import REMEDY as PREDICTIONS_REMEDY
 from utils.report.predictions import SavedPredictions, read_predictions
-from utils.task import TASKS, Task
+from utils.task import Task, task_of
 from utils.torch_file import read_torch_file
 
 CreateModel = Callable[..., nn.Module]
@@ -60,7 +60,7 @@ class Candidate:
 
     @property
     def task(self) -> Task:
-        return TASKS[MODELS.entry(self.name).facts.get("task", "masks")]
+        return task_of(MODELS.entry(self.name))
 
     @property
     def trained_on(self) -> str | None:

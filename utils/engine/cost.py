@@ -134,3 +134,12 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "host": platform.node(),
         "torch": torch.__version__,
     }
+
+
+def machine_text(device: torch.device) -> str:
+    """The facts of the machine in words."""
+    facts = machine_facts(device)
+    gpu = f"{facts['device']}, " if device.type == "cuda" else ""
+    return (
+        f"{gpu}{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}, host {facts['host']}"
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
-from utils.recipe.fields import setting
+from utils.recipe.fields import setting, shown
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class RuntimeSettings:
         200,
         "batches between saves of last.pth within an epoch",
         at_least=1,
+        at_most=1_000_000,
         flag="save_every",
         can_change=True,
         in_training=True,
@@ -116,12 +117,9 @@ def pick_device(name: str = "auto", tf32: bool = False, deterministic: bool = Fa
         torch.utils.deterministic.fill_uninitialized_memory = False  # a check of torch's own code, not needed
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device takes auto, cpu, cuda or cuda:i, not {name!r}")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name, re.ASCII):
+        raise UserError(f"--device takes auto, cpu, cuda or cuda:i, not {shown(name)}")
+    device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:

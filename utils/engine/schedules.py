@@ -34,9 +34,9 @@ class Constant:
 class Step:
     """Times lr_decay every step_size epochs, not below min_learning_rate. Source: DeepPro, DTUM."""
 
-    step_size: int = setting(10, "epochs between two decays", at_least=1)
+    step_size: int = setting(10, "epochs between two decays", at_least=1, at_most=1_000_000)
     lr_decay: float = setting(0.7, "factor of a decay", at_least=0, at_most=1)
-    min_learning_rate: float = setting(1e-5, "lowest learning rate", at_least=0)
+    min_learning_rate: float = setting(1e-5, "lowest learning rate", at_least=0, at_most=1e3)
 
     def rate(self, top: float, epoch: int, epochs: int) -> float:
         return max(top * self.lr_decay ** (epoch // self.step_size), self.min_learning_rate)
@@ -47,7 +47,9 @@ class Step:
 class Milestones:
     """Times lr_decay at each milestone. Source: BasicIRSTD, TSMSA, RFR."""
 
-    milestones: tuple[int, ...] = setting((), "numbers of finished epochs after which it decays", at_least=0)
+    milestones: tuple[int, ...] = setting(
+        (), "numbers of finished epochs after which it decays", at_least=0, at_most=1_000_000
+    )
     lr_decay: float = setting(0.7, "factor of a decay", at_least=0, at_most=1)
 
     def rate(self, top: float, epoch: int, epochs: int) -> float:
@@ -64,8 +66,8 @@ def half_cosine(top: float, bottom: float, progress: float) -> float:
 class WarmupCosine:
     """Linear from top / warmup_epochs up to top, then half a cosine to min_learning_rate."""
 
-    warmup_epochs: int = setting(10, "epochs of the rise", at_least=1)
-    min_learning_rate: float = setting(1e-5, "learning rate at the end", at_least=0)
+    warmup_epochs: int = setting(10, "epochs of the rise", at_least=1, at_most=1_000_000)
+    min_learning_rate: float = setting(1e-5, "learning rate at the end", at_least=0, at_most=1e3)
 
     delay = 0  # epochs before the rise
 
@@ -92,8 +94,10 @@ class YOLOXWarmupCosine:
     Source: YOLOX, as STMENet, SMFNet and SSTNet train.
     """
 
-    warmup_epochs: int = setting(3, "epochs of the rise, at most a twentieth of all", at_least=1)
-    min_learning_rate: float = setting(1e-5, "learning rate at the end", at_least=0)
+    warmup_epochs: int = setting(
+        3, "epochs of the rise, at most a twentieth of all", at_least=1, at_most=1_000_000
+    )
+    min_learning_rate: float = setting(1e-5, "learning rate at the end", at_least=0, at_most=1e3)
 
     def rate(self, top: float, epoch: int, epochs: int) -> float:
         twentieth = max(0.05 * epochs, 1)

@@ -4,14 +4,12 @@ Lines say which metrics are counted and which of their figures stand together (s
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from utils.boxes import Prediction
-
-NOT_SCORED = "not scored, its kind of truth or of prediction is missing"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +27,12 @@ class Group:
 
     sequences: their names
     counts:    by the key of the metric; without those that could be scored in none of the sequences
+    lacks:     by the key of the metric, what a sequence or its predictions lacked for it
     """
 
     sequences: tuple[str, ...]
     counts: Mapping[str, Count]
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
     def counted(self, line: Any) -> list[tuple[Any, Count]]:
         """(metric of the line, its count) of those that were scored."""
@@ -78,7 +78,7 @@ class Group:
         parts = [chosen.text for chosen, _ in self.counted(line)]
         named = line.rule or line.metrics[0]
         if named.key not in self.counts and (line.rule or not parts):
-            parts.insert(0, f"{named.name}: {NOT_SCORED}")
+            parts.insert(0, f"{named.name}: not scored, {self.lacks[named.key]}")
         return "; ".join(parts)
 
     def split(self, line: Any) -> list[Any]:
@@ -137,25 +137,35 @@ def evaluate(
     kinds = {metric.empty.truth for metric in chosen.values()}
     groups = {}
     for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
-        metrics, frames = {key: metric.create() for key, metric in chosen.items()}, 0
+        metrics, lacks, frames = {key: metric.create() for key, metric in chosen.items()}, {}, 0
         for index, prediction in predict(video):
             truth = video.truth(index, kinds)
             frames += 1
             for key, metric in list(metrics.items()):
-                if is_scored(metric, prediction, truth):
-                    metric.update(getattr(prediction, metric.takes), truth[metric.truth])
-                else:
+                if lack := lack_of(metric, prediction, truth):
+                    lacks[key] = lack
                     del metrics[key]
+                else:
+                    metric.update(getattr(prediction, metric.takes), truth[metric.truth])
             if on_frame:
                 on_frame(video, index, prediction, truth)
         counts = {key: Count(metric, (video.name,), frames) for key, metric in metrics.items()}
-        groups[video.name] = Group((video.name,), counts)
+        groups[video.name] = Group((video.name,), counts, lacks)
     return groups
 
 
 def is_scored(metric: Any, prediction: Prediction, truth: Mapping[str, Any]) -> bool:
     """Whether a frame has the kind of prediction and the kind of truth that a metric takes."""
-    return getattr(prediction, metric.takes) is not None and truth.get(metric.truth) is not None
+    return not lack_of(metric, prediction, truth)
+
+
+def lack_of(metric: Any, prediction: Prediction, truth: Mapping[str, Any]) -> str:
+    """Which kind of prediction or truth that a metric takes is not there for a frame; "" where both are."""
+    if getattr(prediction, metric.takes) is None:
+        return f"the model predicts no {metric.takes.replace('_', ' ')}"
+    if truth.get(metric.truth) is None:
+        return f"the data has no {metric.truth.replace('_', ' ')}"
+    return ""
 
 
 def merge_groups(groups: Iterable[Group], lines: Sequence[Any]) -> Group:
@@ -170,7 +180,8 @@ def merge_groups(groups: Iterable[Group], lines: Sequence[Any]) -> Group:
         if found:
             sequences = tuple(name for count in found for name in count.sequences)
             counts[key] = Count(total, sequences, sum(count.frames for count in found))
-    return Group(tuple(name for group in groups for name in group.sequences), counts)
+    lacks = {key: lack for group in groups for key, lack in group.lacks.items()}
+    return Group(tuple(name for group in groups for name in group.sequences), counts, lacks)
 
 
 def figure_names(lines: Iterable[Any], is_possible: Callable[[Any], bool] = lambda metric: True) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.engine import optim, schedules  # noqa: F401, registers them
 from utils.errors import UserError, near_matches
-from utils.recipe.fields import Setting, build, settings_of
+from utils.recipe.fields import Setting, build, put_once, settings_of, shown
 from utils.recipe.schema import PARTS, VERSION, Recipe
 from utils.recipe.version1 import converted_keys, from_version_1
 from utils.registry import LOSSES, OPTIMIZERS, SCHEDULES, Registry, fold
@@ -115,7 +115,7 @@ def full_key(key: str) -> str:
     if len(matches) == 1 and not matches[0].endswith("."):
         return matches[0]
     known = [*SETTINGS, *map(short, SETTINGS)]
-    raise UserError(f"the recipe has no key {key!r}; {near_matches(key, known)}")
+    raise UserError(f"the recipe has no key {shown(key)}; {near_matches(key, known)}")
 
 
 def short(key: str) -> str:
@@ -128,20 +128,22 @@ def full_keys(typed: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
 
     below: the values of the layers below. Where they letterbox whole frames, the patch is the letterbox.
     """
-    found = {full_key(key): value for key, value in converted_keys(typed).items()}
+    found: dict[str, Any] = {}
+    for key, value in converted_keys(typed).items():
+        put_once(found, full_key(key), value)
     if below.get("view.letterbox") and "sampling.patch" in found and "view.letterbox" not in found:
         return {("view.letterbox" if k == "sampling.patch" else k): v for k, v in found.items()}
     return found
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str, flag: str = "--set") -> tuple[str, Any]:
     """'view.frames=5' -> ("view.frames", 5). Values are Python literals; anything else is a word."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UserError(f"--set takes key=value, not {text!r}")
+        raise UserError(f"{flag} takes key=value, not {shown(text)}")
     try:
         return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what it says it may raise
         return key, value
 
 

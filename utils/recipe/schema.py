@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.recipe.fields import setting
 from utils.registry import OPTIMIZERS
 
+LARGEST_SIDE = 8192  # of frames, in pixels
 VERSION = 2  # of the saved form; recipes of version 1 were flat, see resolve.py
 
 
@@ -31,13 +32,20 @@ class ViewSettings:
     )
     channels: int = setting(1, "equal copies of the gray channel", at_least=1, at_most=64)
     letterbox: int | None = setting(
-        None, "side of the square that whole frames are fitted into, on gray 128", at_least=1
+        None,
+        "side of the square that whole frames are fitted into, on gray 128",
+        at_least=1,
+        at_most=LARGEST_SIDE,
     )
     train_resize: tuple[int, int] | None = setting(
-        None, "(height, width) of training frames and masks", at_least=1, in_training=True
+        None,
+        "(height, width) of training frames and masks",
+        at_least=1,
+        at_most=LARGEST_SIDE,
+        in_training=True,
     )
     test_resize: tuple[int, int] | None = setting(
-        None, "the same at test; predictions return to the frames' own size", at_least=1
+        None, "the same at test; predictions return to the frames' own size", at_least=1, at_most=LARGEST_SIDE
     )
     image_resize: str = setting(
         "bicubic",
@@ -55,11 +63,13 @@ class ViewSettings:
         None,
         "side of the square that normalised frames are padded to with zeros, right and below",
         at_least=1,
+        at_most=LARGEST_SIDE,
     )
     multiple: int = setting(
         1,
         "test frames are padded so to a multiple of it",
         at_least=1,
+        at_most=LARGEST_SIDE,
         acts=(lambda recipe: not recipe.view.canvas, "view.canvas is None"),
     )
     padding: str = setting(
@@ -69,12 +79,17 @@ class ViewSettings:
         acts=(lambda recipe: recipe.view.key == "all", "view.key is all"),
     )
     gray_scale: float | None = setting(
-        None, "gray values 0..255 are divided by it before view.mean and view.std", above=0
+        None, "gray values 0..255 are divided by it before view.mean and view.std", at_least=1e-3, at_most=1e6
     )
     mean: float | tuple[float, float, float] | None = setting(
-        None, "subtracted from gray values, also one per channel; None: the data set's own statistics"
+        None,
+        "subtracted from gray values, also one per channel; None: the data set's own statistics",
+        at_least=-1e6,
+        at_most=1e6,
     )
-    std: float | tuple[float, float, float] | None = setting(None, "they are divided by it", above=0)
+    std: float | tuple[float, float, float] | None = setting(
+        None, "they are divided by it", at_least=1e-6, at_most=1e6
+    )
     box_restore: str = setting(
         "exact",
         "boxes back to the frame: exactly, or published (rounded sizes, as the box papers)",
@@ -127,13 +142,20 @@ class SamplingSettings:
     """Which clips are trained on, what is cut out of them and done to them."""
 
     sample_rate: float = setting(
-        0.1, "training clips per epoch, as a fraction of all windows or frames", above=0, flag="sample_rate"
+        0.1,
+        "training clips per epoch, as a fraction of all windows or frames",
+        above=0,
+        at_most=1e3,
+        flag="sample_rate",
     )
-    batch_size: int = setting(4, "clips per batch", at_least=1, flag="batch_size", spellings=("--batchSize",))
+    batch_size: int = setting(
+        4, "clips per batch", at_least=1, at_most=65_536, flag="batch_size", spellings=("--batchSize",)
+    )
     patch: int | None = setting(
         None,
         "side of the square that is trained on; the letterbox of models that have one",
         at_least=1,
+        at_most=LARGEST_SIDE,
         flag="patch_size",
         spellings=("--patchSize",),
     )
@@ -173,6 +195,7 @@ class SamplingSettings:
         8,
         "every so many training sequences one validates instead of training",
         at_least=2,
+        at_most=1_000_000,
         acts=(lambda recipe: recipe.sampling.validation == "holdout", "sampling.validation is holdout"),
     )
 
@@ -184,7 +207,13 @@ class OptimisationSettings:
     loss: str = setting("SoftIoU", "a name of list_losses()", flag="loss")
     loss_options: dict[str, Any] = setting({}, "options of the loss")
     epochs: int = setting(
-        32, "training epochs", at_least=0, flag="epochs", spellings=("--epoch",), can_change=True
+        32,
+        "training epochs",
+        at_least=0,
+        at_most=1_000_000,
+        flag="epochs",
+        spellings=("--epoch",),
+        can_change=True,
     )
     optimizer: str = setting("Adam", "a name of utils.engine.optim", flag="optimizer")
     optimizer_options: dict[str, Any] = setting({}, "options of the optimizer")
@@ -210,7 +239,7 @@ class OptimisationSettings:
         choices=("all", "published", "no-norm-decay"),
     )
     clip_gradients: float | None = setting(
-        None, "largest norm of the gradient of a step; None: not clipped", above=0
+        None, "largest norm of the gradient of a step; None: not clipped", above=0, at_most=1e9
     )
     schedule: str = setting("step", "how the learning rate changes: see utils.engine.schedules")
     schedule_options: dict[str, Any] = setting({}, "options of the schedule")
@@ -222,6 +251,7 @@ class OptimisationSettings:
         0,
         "how many epochs that are",
         at_least=0,
+        at_most=1_000_000,
         acts=(lambda recipe: recipe.optimisation.freeze, "optimisation.freeze names a part"),
     )
 
@@ -252,15 +282,23 @@ class ScoringSettings:
         flag="threshold",
         spellings=("--threshold_eval",),
     )
-    match: int = setting(1, "rows and columns within which ShootingRules find a target", at_least=0)
-    exclude: int = setting(4, "rows and columns around a target that hold no false alarm", at_least=0)
+    match: int = setting(
+        1, "rows and columns within which ShootingRules find a target", at_least=0, at_most=1000
+    )
+    exclude: int = setting(
+        4, "rows and columns around a target that hold no false alarm", at_least=0, at_most=1000
+    )
     best: str | None = setting(
         None,
         "the validation score that chooses best.pth; None: that of the model's task, see utils.task",
         in_training=True,
     )
     validate_every: int = setting(
-        1, "epochs from one validation to the next; the last always has one", at_least=1, in_training=True
+        1,
+        "epochs from one validation to the next; the last always has one",
+        at_least=1,
+        at_most=1_000_000,
+        in_training=True,
     )
 
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 from utils.entries import ENTRIES, WORDS, Kind, check_entries
+from utils.errors import UserError
+from utils.recipe.fields import as_kind, put_once, shown
 
 OPTIMIZER_OPTIONS = {"adam": ("beta2",), "sgd": ("momentum", "nesterov")}
 SCHEDULE_OPTIONS = {
@@ -39,13 +41,16 @@ def converted_keys(typed: dict[str, Any]) -> dict[str, Any]:
         if any(word.startswith("crop") for word in out.get("sampling.augment", ())):
             rest.pop("clip.target_crops", None)
     for key, value in rest.items():
-        out[MOVED.get(key, key.removeprefix("clip."))] = value
+        put_once(out, MOVED.get(key, key.removeprefix("clip.")), value)
     return out
 
 
 def augment_words(values: dict[str, Any]) -> tuple[str, ...]:
     """The augmentations of version 1's keys, in the order in which they were applied."""
-    words = ["clones" if word == "targets" else word for word in values.get("clip.augment") or ()]
+    typed = values.get("clip.augment") or ()
+    if not as_kind(tuple[str, ...], typed)[0]:
+        raise UserError(f"recipe key clip.augment takes words like ('targets',), not {shown(typed)}")
+    words = ["clones" if word == "targets" else word for word in typed]
     if values.get("clip.gain"):
         words.append(f"gain({values['clip.gain']!r})")
     if values.get("clip.flips"):
