@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset import SequenceSet, create_dataset
+from dataset.published import standing
 from dataset.video import TestVideo
 from metrics.papers import published_rows, refuse_unpublished
 from metrics.protocols import protocol_lines, table_figures
@@ -108,6 +109,7 @@ def describe(args: argparse.Namespace, test: Test) -> dict[str, Any]:
         "trained_on": candidate.trained_on or before.get("trained_on"),
         "dataset": data.name,
         "dataset_dir": data.root,
+        "data": standing(data),
         "dataset_options": args.dataset_options or before.get("dataset_options", []),
         "split": data.split,
         "recipe": test.recipe.to_dict(),

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from dataset.folder_truth import FolderTruth
 from dataset.layout import is_image_name, list_images, read_lines, sequence_name, subfolders
+from dataset.refusals import each
 from dataset.sequence import Sequence, SequenceSet
 from utils.errors import UserError
 from utils.registry import register_dataset
@@ -46,7 +47,11 @@ def index(root: Path, split: str, box_origin: int = 0) -> SequenceSet:
     notes: list[str] = []
     found = _find_sequences(root, box_origin, notes)
     names = _select(tuple(found), root, split, notes)
-    sequences = tuple(_index_sequence(name, *found[name]) for name in names)
+    sequences = each(
+        names,
+        lambda name: _index_sequence(name, *found[name]),
+        lambda name: _without_truth(name, *found[name]),
+    )
     return SequenceSet("Folder", root, split, sequences, notes=tuple(notes))
 
 
@@ -102,3 +107,7 @@ def _select(names: tuple[str, ...], root: Path, split: str, notes: list[str]) ->
 def _index_sequence(name: str, truth: FolderTruth, place: Path) -> Sequence:
     frames = list_images(truth.folder / "images" / place)
     return Sequence(name, frames, **truth.of(place, frames))
+
+
+def _without_truth(name: str, truth: FolderTruth, place: Path) -> Sequence:
+    return Sequence(name, list_images(truth.folder / "images" / place))

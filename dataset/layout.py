@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.refusals import each
 from dataset.sequence import Sequence
 from utils.errors import UserError
 from utils.registry import fold
@@ -134,7 +135,30 @@ def index_listed(root: Path, names: Iterable[str], images: str, masks: str) -> t
     def folder(place: str, name: str) -> Path:
         return listed_folder(root, *place.replace("*", name).split("/"))
 
-    return tuple(index_sequence(name, folder(images, name), folder(masks, name)) for name in names)
+    def index(name: str) -> Sequence:
+        return index_sequence(name, folder(images, name), folder(masks, name))
+
+    def rest(name: str) -> Sequence:
+        return rest_of_sequence(
+            name, folder(images, name), find_below(root, *masks.replace("*", name).split("/"))
+        )
+
+    return each(names, index, rest)
+
+
+def rest_of_sequence(name: str, images: Path, *truth: Path | None) -> Sequence:
+    """What a check can read of a sequence that is refused: the frames that have a mask of their name
+    and, where there is a folder of centroid maps, one of these; all frames, without truth, when none has.
+    """
+    frames = list_images(images)
+    found = {}
+    for kind, folder in zip(("masks", "centroids"), truth, strict=False):
+        if folder is not None and folder.is_dir():
+            found[kind] = {path.stem: path for path in folder.iterdir() if is_image_name(path.name)}
+    kept = tuple(path for path in frames if all(path.stem in paths for paths in found.values()))
+    if not kept:
+        return Sequence(name, frames)
+    return Sequence(name, kept, **{kind: tuple(paths[p.stem] for p in kept) for kind, paths in found.items()})
 
 
 @dataclass(frozen=True)
@@ -166,15 +190,16 @@ def find_tree(root: Path) -> Tree | None:
 
 def index_tree(frames: Tree, truth: Tree, names: Iterable[str]) -> tuple[Sequence, ...]:
     """The sequences `names`, with images from the one tree, masks and centroid maps from the other."""
-    return tuple(
-        index_sequence(
-            name,
-            frames.listed("images", name),
-            truth.listed("masks", name),
-            truth.optional("masks_centroid", name),
-        )
-        for name in names
-    )
+
+    def index(name: str) -> Sequence:
+        images, masks = frames.listed("images", name), truth.listed("masks", name)
+        return index_sequence(name, images, masks, truth.optional("masks_centroid", name))
+
+    def rest(name: str) -> Sequence:
+        kinds = (truth.optional(kind, name) for kind in ("masks", "masks_centroid"))
+        return rest_of_sequence(name, frames.listed("images", name), *kinds)
+
+    return each(names, index, rest)
 
 
 def sequence_name(line: str) -> str:

@@ -50,6 +50,18 @@ class Sequence:
         return any(getattr(self, kind) is not None for kind in kinds)
 
 
+@dataclass(frozen=True)
+class Published:
+    """What was published of one split.
+
+    frames:  of each sequence of its list, by name; None where the number is unknown
+    targets: of the whole split: its boxes, or what its centroid maps mark; None where unknown
+    """
+
+    frames: Mapping[str, int | None]
+    targets: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class SequenceSet:
     """The sequences of one split of one data set, and the constants its papers use.
@@ -57,6 +69,7 @@ class SequenceSet:
     mean, std: gray-level statistics (0..255) for (x - mean) / std; None: each sequence's own
     subsets:   named groups of sequence names that are scored by themselves, such as "SNR<=3"
     notes:     what the user should know of how the set was found ("train.txt is missing, ...")
+    published: what dataset/published.py compares the set with; None where no list is known
     """
 
     name: str
@@ -67,6 +80,7 @@ class SequenceSet:
     std: float | None = None
     subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    published: Published | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -17,6 +17,7 @@ from dataset.layout import (
     listed_subsets,
     require_layout,
 )
+from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
@@ -36,7 +37,9 @@ def index(root: Path, split: str) -> SequenceSet:
     require_layout(tree is not None, name, root, LOOKED_FOR)
     part = {"train": "train", "test": "val"}[split]
     lists = (f"{split}.txt", f"{part}.txt")
-    names, notes = listed_sequences(root, lists, f"{name}/lmaformer_{part}_sequences.txt")
+    shipped = f"{name}/lmaformer_{part}_sequences.txt"
+    names, notes = listed_sequences(root, lists, shipped)
     low = SHIPPED_LISTS / name / "lmaformer_val_snr_below_10_sequences.txt"
     subsets = listed_subsets(names, {"SNR<10": low})
-    return SequenceSet(name, root, split, index_tree(tree, tree, names), subsets=subsets, notes=notes)
+    sequences, published = index_tree(tree, tree, names), read_published(shipped)
+    return SequenceSet(name, root, split, sequences, subsets=subsets, notes=notes, published=published)
