@@ -1,7 +1,7 @@
 """One frame and its truth, read once, as the numbers and the targets that a check needs of it.
 
-A target is an 8-connected component of the mask, or an annotated box, or the 3x3 pixels around an annotated
-point. Its SNR is (mean over its pixels - mean over a ring around it) / standard deviation over the ring. The
+A target is an 8-connected component of the mask, or an annotated box, or the pixel of an annotated point. Its
+SNR is (mean over its pixels - mean over a ring around it) / standard deviation over the ring. The
 ring holds the pixels that are 4 to 8 pixels away from the box around the target, in rows or columns, and
 belong to no target. It is the ring of dataset/scene.py, around boxes instead of pixels.
 """
@@ -20,7 +20,6 @@ from dataset.scene import RING_INNER, RING_OUTER
 from utils.errors import UserError
 
 BLOCKS = 16  # a frame is described by the means of 16x16 blocks
-POINT_SIDE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +184,8 @@ def annotated_targets(task: Task, gray: np.ndarray) -> Targets | None:
     """The targets of boxes or points. None without truth. Those outside the frame have no SNR."""
     if task.points is not None:
         centres = task.points.reshape(-1, 2)
-        low = np.rint(np.nan_to_num(centres[:, ::-1], nan=-1e6)) - POINT_SIDE // 2
-        here, before = (snr_of_boxes(gray, np.hstack([low, low + POINT_SIDE]) - shift) for shift in (0, 1))
+        pixel = np.rint(np.nan_to_num(centres[:, ::-1], nan=-1e6))
+        here, before = (snr_of_boxes(gray, np.hstack([pixel, pixel + 1]) - shift) for shift in (0, 1))
         return Targets(np.full(len(centres), np.nan), centres, here, before)
     if task.boxes is not None:
         boxes = task.boxes.reshape(-1, 4)
