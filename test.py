@@ -10,6 +10,8 @@ from typing import Any
 
 from dataset import SequenceSet, create_dataset
 from dataset.cache import cache_folder, fill_caches
+from dataset.check.warn import tell
+from dataset.published import standing
 from dataset.video import TestVideo
 from metrics.papers import published_rows, refuse_unpublished
 from metrics.protocols import protocol_lines, table_figures
@@ -111,6 +113,7 @@ def describe(args: argparse.Namespace, test: Test) -> dict[str, Any]:
         "trained_on": candidate.trained_on or before.get("trained_on"),
         "dataset": data.name,
         "dataset_dir": data.root,
+        "data": standing(data),
         "dataset_options": args.dataset_options or before.get("dataset_options", []),
         "split": data.split,
         "recipe": test.recipe.to_dict(),
@@ -131,8 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         args.model_names, args.checkpoint, args.official, args.predictions, create_model
     )
     sets = [create_dataset(**wanted) for wanted in wanted_sets(args, candidates)]
-    for note in (note for data in sets for note in data.notes):
-        print(f"note: {note}")
+    tell(sets, args.log_dir)
     tests = [  # all are built before the first one runs
         build_test(args, candidate, data)
         for data in sets

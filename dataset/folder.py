@@ -30,6 +30,7 @@ from typing import Annotated
 from dataset.folder_truth import FolderTruth
 from dataset.layout import is_image_name, list_images, read_lines, scan, sequence_name, subfolders
 from dataset.pairing import few
+from dataset.refusals import each
 from dataset.sequence import Sequence, SequenceSet
 from dataset.truth import OnBadTruth
 from utils.errors import UserError
@@ -56,7 +57,11 @@ def index(
     notes: list[str] = []
     found = _find_sequences(root, notes, box_origin, on_bad_truth)
     names = _select(tuple(found), root, split, notes)
-    sequences = tuple(_index_sequence(name, *found[name]) for name in names)
+    sequences = each(
+        names,
+        lambda name: _index_sequence(name, *found[name]),
+        lambda name: _without_truth(name, *found[name]),
+    )
     for truth in dict.fromkeys(found[name][0] for name in names):
         notes += truth.check.notes
     return SequenceSet("Folder", root, split, sequences, notes=tuple(notes))
@@ -129,3 +134,7 @@ def _select(names: tuple[str, ...], root: Path, split: str, notes: list[str]) ->
 def _index_sequence(name: str, truth: FolderTruth, place: Path) -> Sequence:
     frames = list_images(truth.folder / "images" / place)
     return Sequence(name, frames, **truth.of(place, frames))
+
+
+def _without_truth(name: str, truth: FolderTruth, place: Path) -> Sequence:
+    return Sequence(name, list_images(truth.folder / "images" / place))

@@ -6,6 +6,7 @@ images/<sequence>/<k>.bmp   masks/<sequence>/<k>.bmp   img_idx/{train,test}_IRDS
 from pathlib import Path
 
 from dataset.layout import find_root, index_listed, listed_sequences, require_layout
+from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
@@ -24,6 +25,9 @@ def index(root: Path, split: str) -> SequenceSet:
     images, masks = "images/*", "masks/*"
     require_layout((root / "images").is_dir(), name, root, f"{images} with {masks}")
     lists = (f"img_idx/{split}_{name}.txt",)
-    names, notes = listed_sequences(root, lists, f"{name}/simulation_{split}.csv")
+    shipped = f"{name}/simulation_{split}.csv"
+    names, notes = listed_sequences(root, lists, shipped)
     sequences = index_listed(root, names, images, masks)
-    return SequenceSet(name, root, split, sequences, MEAN, STD, notes=notes)
+    return SequenceSet(
+        name, root, split, sequences, MEAN, STD, notes=notes, published=read_published(shipped)
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dataset.masks import STRICT, MaskRule
 from dataset.pairing import pair
+from dataset.refusals import each
 from dataset.sequence import Sequence
 from utils.errors import UserError, reason
 from utils.files import read_text
@@ -167,9 +168,31 @@ def index_listed(
     def folder(place: str, name: str) -> Path:
         return listed_folder(root, *place.replace("*", name).split("/"))
 
-    return tuple(
-        index_sequence(name, folder(images, name), folder(masks, name), mask_rule=mask_rule) for name in names
-    )
+    def index(name: str) -> Sequence:
+        return index_sequence(name, folder(images, name), folder(masks, name), mask_rule=mask_rule)
+
+    def rest(name: str) -> Sequence:
+        return rest_of_sequence(
+            name, mask_rule, folder(images, name), find_below(root, *masks.replace("*", name).split("/"))
+        )
+
+    return each(names, index, rest)
+
+
+def rest_of_sequence(name: str, rule: MaskRule, images: Path, *truth: Path | None) -> Sequence:
+    """What a check can read of a sequence that is refused: the frames that have a mask of their name
+    and, where there is a folder of centroid maps, one of these; all frames, without truth, when none has.
+    """
+    frames = list_images(images)
+    found = {}
+    for kind, folder in zip(("masks", "centroids"), truth, strict=False):
+        if folder is not None and folder.is_dir():
+            found[kind] = {path.stem: path for path in folder.iterdir() if is_image_name(path.name)}
+    kept = tuple(path for path in frames if all(path.stem in paths for paths in found.values()))
+    if not kept:
+        return Sequence(name, frames)
+    matched = {kind: tuple(paths[path.stem] for path in kept) for kind, paths in found.items()}
+    return Sequence(name, kept, **matched, mask_rule=rule)
 
 
 @dataclass(frozen=True)
@@ -203,16 +226,16 @@ def index_tree(
     frames: Tree, truth: Tree, names: Iterable[str], mask_rule: MaskRule = STRICT
 ) -> tuple[Sequence, ...]:
     """The sequences `names`, with images from the one tree, masks and centroid maps from the other."""
-    return tuple(
-        index_sequence(
-            name,
-            frames.listed("images", name),
-            truth.listed("masks", name),
-            truth.optional("masks_centroid", name),
-            mask_rule,
-        )
-        for name in names
-    )
+
+    def index(name: str) -> Sequence:
+        images, masks = frames.listed("images", name), truth.listed("masks", name)
+        return index_sequence(name, images, masks, truth.optional("masks_centroid", name), mask_rule)
+
+    def rest(name: str) -> Sequence:
+        kinds = (truth.optional(kind, name) for kind in ("masks", "masks_centroid"))
+        return rest_of_sequence(name, mask_rule, frames.listed("images", name), *kinds)
+
+    return each(names, index, rest)
 
 
 def sequence_name(line: str) -> str:

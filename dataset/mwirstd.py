@@ -9,6 +9,7 @@ sequence is normalised by its own.
 from pathlib import Path
 
 from dataset.layout import find_root, index_listed, listed_sequences, require_layout
+from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
@@ -24,6 +25,7 @@ def index(root: Path, split: str) -> SequenceSet:
     root = find_root(root, name, "MWIRDST")
     images, masks = "images/*", "masks/*"
     require_layout((root / "images").is_dir(), name, root, f"{images} with {masks}")
-    names, notes = listed_sequences(root, (f"{split}.txt",), f"{name}/tsmsa_{split}.csv")
+    shipped = f"{name}/tsmsa_{split}.csv"
+    names, notes = listed_sequences(root, (f"{split}.txt",), shipped)
     sequences = index_listed(root, names, images, masks)
-    return SequenceSet(name, root, split, sequences, notes=notes)
+    return SequenceSet(name, root, split, sequences, notes=notes, published=read_published(shipped))

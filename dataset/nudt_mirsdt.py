@@ -22,13 +22,16 @@ from dataset.layout import (
     require_layout,
     subfolders,
 )
-from dataset.sequence import SequenceSet
+from dataset.published import read_published
+from dataset.sequence import Published, SequenceSet
 from utils.errors import UserError
 from utils.registry import fold, register_dataset
 
 MEAN, STD = 105.4025, 26.6452  # DTUM, DeepPro
 LOOKED_FOR = "SequenceN/images/ (DTUM, DeepPro, RPRNet) and images/SequenceN/ (LMAFormer, TSMSA)"
 CLEAN_NAME = "NUDT-MIRSDT"
+FRAMES, TARGETS = 100, {"test": 1729}  # of each sequence; what the centroid maps of the test split mark
+HOME_MADE = "noise.json"  # what tools/add_noise.py leaves in its folder
 NOISE_NAMES = ("NUDT-MIRSDT-Noise", "NUDT-MIRSDT-HiNo")
 
 
@@ -47,6 +50,10 @@ def published_split(root: Path, split: str) -> tuple[tuple[str, ...], tuple[str,
     return names, notes, listed_subsets(names, {"SNR<=3": low, "SNR>3": high})
 
 
+def published_counts(split: str) -> Published:
+    return read_published(f"NUDT-MIRSDT/{split}_sequences.txt", FRAMES, TARGETS.get(split))
+
+
 @register_dataset("NUDT-MIRSDT")
 def index(root: Path, split: str) -> SequenceSet:
     """NUDT-MIRSDT: 80 training and 20 test sequences of 100 frames, with masks.
@@ -56,7 +63,8 @@ def index(root: Path, split: str) -> SequenceSet:
     """
     tree = require_tree(CLEAN_NAME, find_root(root, CLEAN_NAME))
     names, notes, subsets = published_split(tree.root, split)
-    return SequenceSet(CLEAN_NAME, tree.root, split, index_tree(tree, tree, names), MEAN, STD, subsets, notes)
+    sequences, published = index_tree(tree, tree, names), published_counts(split)
+    return SequenceSet(CLEAN_NAME, tree.root, split, sequences, MEAN, STD, subsets, notes, published)
 
 
 @register_dataset("NUDT-MIRSDT-Noise", aliases=("NUDT-MIRSDT-HiNo",))
@@ -72,7 +80,13 @@ def index_noise(root: Path, split: str, clean_root: str | Path | None = None) ->
     truth = require_tree(CLEAN_NAME, find_root(clean, CLEAN_NAME))
     names, notes, subsets = published_split(frames.root, split)
     sequences = index_tree(frames, truth, names)
-    return SequenceSet(NOISE_NAMES[0], frames.root, split, sequences, MEAN, STD, subsets, notes)
+    published = published_counts(split)
+    if (frames.root / HOME_MADE).is_file():
+        notes, published = (
+            (*notes, f"{frames.root} was made by tools/add_noise.py, it is not published"),
+            None,
+        )
+    return SequenceSet(NOISE_NAMES[0], frames.root, split, sequences, MEAN, STD, subsets, notes, published)
 
 
 def _find_version(folder: Path) -> Tree:

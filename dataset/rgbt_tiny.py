@@ -6,6 +6,7 @@
 from pathlib import Path
 
 from dataset.layout import find_root, index_listed, listed_sequences, require_layout
+from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
@@ -24,6 +25,9 @@ def index(root: Path, split: str) -> SequenceSet:
     part = f"{split}2017"
     images, masks = f"{part}/*/{THERMAL}", "segmentations/*"
     require_layout((root / part).is_dir(), name, root, f"{images} with {masks}")
-    names, notes = listed_sequences(root, (f"{split}.txt",), f"{name}/deeppro_{split}_sequences.txt")
+    shipped = f"{name}/deeppro_{split}_sequences.txt"
+    names, notes = listed_sequences(root, (f"{split}.txt",), shipped)
     sequences = index_listed(root, names, images, masks)
-    return SequenceSet(name, root, split, sequences, MEAN, STD, notes=notes)
+    return SequenceSet(
+        name, root, split, sequences, MEAN, STD, notes=notes, published=read_published(shipped)
+    )

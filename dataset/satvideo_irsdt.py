@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dataset.layout import find_root, index_listed, listed_sequences, require_layout
 from dataset.masks import MaskRule
+from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
@@ -29,6 +30,9 @@ def index(root: Path, split: str) -> SequenceSet:
     images, masks = f"{part}/*/img", f"{part}/*/mask"
     require_layout((root / part).is_dir(), name, root, f"{images} with {masks}")
     lists = (f"{part}.txt", f"{part}_list.txt")
-    names, notes = listed_sequences(root, lists, f"{name}/deeppro_{part}_sequences.txt")
+    shipped = f"{name}/deeppro_{part}_sequences.txt"
+    names, notes = listed_sequences(root, lists, shipped)
     sequences = index_listed(root, names, images, masks, MaskRule(many_values=True))
-    return SequenceSet(name, root, split, sequences, MEAN, STD, notes=notes)
+    return SequenceSet(
+        name, root, split, sequences, MEAN, STD, notes=notes, published=read_published(shipped)
+    )

@@ -69,6 +69,18 @@ class Sequence:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class Published:
+    """What was published of one split.
+
+    frames:  of each sequence of its list, by name; None where the number is unknown
+    targets: of the whole split: its boxes, or what its centroid maps mark; None where unknown
+    """
+
+    frames: Mapping[str, int | None]
+    targets: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class SequenceSet:
     """The sequences of one split of one data set, and the constants its papers use.
@@ -77,6 +89,7 @@ class SequenceSet:
     subsets:   named groups of sequence names that are scored by themselves, such as "SNR<=3"
     notes:     what the user should know of how the set was found ("train.txt is missing, ...")
     options:   those of its reader that differ from their defaults
+    published: what dataset/published.py compares the set with; None where no list is known
     """
 
     name: str
@@ -119,6 +132,8 @@ class SequenceSet:
             raise UserError(f"{self.name} in {self.root} has no masks; leave mask_threshold out")
         rule = MaskRule(threshold)
         return replace(self, sequences=tuple(replace(one, mask_rule=rule) for one in self.sequences))
+
+    published: Published | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)

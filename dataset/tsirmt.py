@@ -19,6 +19,7 @@ from dataset.layout import (
     require_layout,
 )
 from dataset.masks import MaskRule
+from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
@@ -38,8 +39,10 @@ def index(root: Path, split: str) -> SequenceSet:
     require_layout(tree is not None, name, root, LOOKED_FOR)
     part = {"train": "train", "test": "val"}[split]
     lists = (f"{split}.txt", f"{part}.txt")
-    names, notes = listed_sequences(root, lists, f"{name}/lmaformer_{part}_sequences.txt")
+    shipped = f"{name}/lmaformer_{part}_sequences.txt"
+    names, notes = listed_sequences(root, lists, shipped)
     low = SHIPPED_LISTS / name / "lmaformer_val_snr_below_10_sequences.txt"
     subsets = listed_subsets(names, {"SNR<10": low})
     sequences = index_tree(tree, tree, names, MaskRule(many_values=True))
-    return SequenceSet(name, root, split, sequences, subsets=subsets, notes=notes)
+    published = read_published(shipped)
+    return SequenceSet(name, root, split, sequences, subsets=subsets, notes=notes, published=published)

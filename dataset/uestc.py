@@ -13,7 +13,6 @@ and SMFNet choose their checkpoints as well. No mean and std are published.
 Boxes that cannot be true (see dataset.truth) are refused; on_bad_truth="drop" leaves them out, with a note.
 """
 
-import csv
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 
 from dataset.annotations import BoxTable, by_frame_key, frame_key, read_coco, read_txt_list
 from dataset.layout import (
-    SHIPPED_LISTS,
     files_in,
     find_below,
     find_root,
@@ -32,6 +30,8 @@ from dataset.layout import (
     require_layout,
 )
 from dataset.pairing import few
+from dataset.published import read_published
+from dataset.refusals import each, refuse
 from dataset.sequence import Sequence, SequenceSet
 from dataset.truth import OnBadTruth, Size, TruthCheck, size_of_frames
 from utils.errors import UserError
@@ -43,6 +43,11 @@ PUBLISHED_LISTS = {
     "DAUB": {"train": "DAUB/uestc_train.csv", "test": "DAUB/uestc_val.csv"},
     "ITSDT-15K": {"train": "ITSDT-15K/uestc_train.csv", "test": "ITSDT-15K/uestc_val.csv"},
     "IRDST": {"train": "IRDST/real_uestc_train.csv", "test": "IRDST/real_uestc_val.csv"},
+}
+PUBLISHED_BOXES = {
+    "DAUB": {"train": 8982, "test": 4795},
+    "ITSDT-15K": {"train": 37686, "test": 23151},
+    "IRDST": {"train": 21038, "test": 20763},
 }
 
 
@@ -88,9 +93,9 @@ def index_boxes(name: str, root: Path, split: str, on_bad_truth: str) -> Sequenc
         place, _, stem = key.rpartition("/")
         places.setdefault(place, {})[stem] = rows
     notes: list[str] = []
-    sequences = tuple(index_place(root, place, frames, path, notes) for place, frames in places.items())
-    note_unlike_published(name, split, path, sequences, notes)
-    return SequenceSet(name, root, split, sequences, notes=(*notes, *check.notes))
+    sequences = each(places, lambda place: index_place(root, place, places[place], path, notes))
+    published = read_published(PUBLISHED_LISTS[name][split], targets=PUBLISHED_BOXES[name][split])
+    return SequenceSet(name, root, split, sequences, notes=(*notes, *check.notes), published=published)
 
 
 def size_finder(root: Path) -> Callable[[str], Size | None]:
@@ -155,9 +160,10 @@ def index_place(root: Path, place: str, listed: BoxTable, path: Path, notes: lis
     kept = tuple(frame for frame in frames if frame.stem in listed)
     if len(kept) < len(listed):
         missing = listed.keys() - {frame.stem for frame in kept}
-        raise UserError(
+        refuse(
+            place,
             f"{path} lists {len(missing)} frames of {frames[0].parent} that are not there, such as "
-            f"{min(missing, key=natural_key)}; complete the data set or cut the list"
+            f"{min(missing, key=natural_key)}; complete the data set or cut the list",
         )
     if len(kept) < len(frames):
         notes.append(
@@ -165,17 +171,3 @@ def index_place(root: Path, place: str, listed: BoxTable, path: Path, notes: lis
         )
     boxes = (np.array(listed[frame.stem], dtype=float).reshape(-1, 5)[:, :4] for frame in kept)
     return Sequence(place, kept, boxes=tuple(boxes))
-
-
-def note_unlike_published(
-    name: str, split: str, path: Path, sequences: tuple[Sequence, ...], notes: list[str]
-) -> None:
-    """Note when the list names other frames than the published one."""
-    with (SHIPPED_LISTS / PUBLISHED_LISTS[name][split]).open(newline="", encoding="utf-8") as file:
-        published = {row["sequence"]: int(row["frames"]) for row in csv.DictReader(file)}
-    found = {sequence.name: len(sequence) for sequence in sequences}
-    if found != published:
-        notes.append(
-            f"{path} names {sum(found.values())} frames of {len(found)} sequences, the published list "
-            f"{sum(published.values())} of {len(published)}"
-        )

@@ -22,6 +22,7 @@ def published_rows(dataset: str, model: str | None = None) -> list[dict[str, Any
     rule:   how it was scored: a text, and the metric and options for `create_metric`, which are None where
             this project lacks the rule or the source does not state its options
     source: where the figures stand
+    own_data: where the source tested on other sequences than the published list that ships with the project
     note:   what limits a comparison, if anything
     """
     papers = read_papers()

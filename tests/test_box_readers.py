@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dataset import create_dataset
+from dataset.published import differences, standing
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -214,17 +215,19 @@ def test_two_lists_of_a_split(tmp_path):
     fails(f"both {first} and {second} list the test split; keep one", "DAUB", root)
 
 
-@pytest.mark.parametrize("name, counts", [("ITSDT-15K", "5000 of 20"), ("IRDST", "20258 of 43")])
+@pytest.mark.parametrize("name, counts", [("ITSDT-15K", (20, 5000, 23151)), ("IRDST", (43, 20258, 20763))])
 def test_sequences_lie_directly_in_images(tmp_path, name, counts):
     put(tmp_path / name / "images/58", "0.png", "1.png", "2.png")
     put(tmp_path / name / "images/1", "0.png")
     lines = [f"/home/public/X/images/58/{k}.bmp {k},2,9,10,0" for k in range(3)]
-    path = write_lines(tmp_path / name / f"coco_val_{name}.txt", *lines)
+    write_lines(tmp_path / name / f"coco_val_{name}.txt", *lines)
     found = create_dataset(name, tmp_path, "test")
     (sequence,) = found
     assert (found.name, sequence.name) == (name, "58")
     assert boxes_of(sequence) == [[[k, 2, 9, 10]] for k in range(3)]
-    assert found.notes == (f"{path} names 3 frames of 1 sequences, the published list {counts}",)
+    sequences, frames, boxes = counts
+    kept = f"1 of {sequences} sequences, 3 of {frames} frames, 3 of {boxes} boxes"
+    assert (found.notes, standing(found)) == ((), f"other data: {kept}")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_other_spellings(tmp_path, folder, name):
     assert sequence.images == (tmp_path / folder / "images/2/0.bmp",)
 
 
-def test_the_whole_published_list_gives_no_note(tmp_path):
+def test_the_whole_published_list_is_told_from_a_part(tmp_path):
     lines = []
     for k, frames in DAUB_TEST.items():
         put(tmp_path / f"images/test/data{k}", *(f"{n}.bmp" for n in range(frames)))
@@ -247,11 +250,15 @@ def test_the_whole_published_list_gives_no_note(tmp_path):
     found = create_dataset("DAUB", tmp_path, "test")
     assert [len(sequence) for sequence in found] == list(DAUB_TEST.values())
     assert sum(len(boxes) for sequence in found for boxes in sequence.boxes) == 4795
-    assert found.notes == ()
+    assert (found.notes, standing(found)) == ((), "published")
 
     write_lines(path, *lines[:-399])
-    notes = create_dataset("DAUB", tmp_path, "test").notes
-    assert notes == (f"{path} names 4396 frames of 6 sequences, the published list 4795 of 7",)
+    found = create_dataset("DAUB", tmp_path, "test")
+    assert standing(found) == "other data: 6 of 7 sequences, 4396 of 4795 frames, 4396 of 4795 boxes"
+    assert [d.text for d in differences(found)] == ["the published sequence test/data6 is missing"]
+    write_lines(path, f"{lines[0]} 20,20,24,24,0", *lines[1:])
+    found = create_dataset("DAUB", tmp_path, "test")
+    assert [d.text for d in differences(found)] == ["the split has 4796 targets, published are 4795"]
 
 
 # What does not fit

@@ -20,7 +20,8 @@ def evaluation(folder: Path, weights: str, pd: float, split: str = "test") -> No
         {"protocol": p, "targets_by": "ShootingRules", "rule": f"rule of {p}", "groups": {"all": figures}}
         for p in ("published", "clean")
     ]
-    facts = {"model": folder.parent.name, "weights": weights, "split": split, "scores": scores}
+    facts = {"model": folder.parent.name, "weights": weights, "split": split, "data": "published"}
+    facts["scores"] = scores
     folder.mkdir(parents=True)
     (folder / "eval.json").write_text(json.dumps(facts).replace("NaN", "null"))
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import Sequence, create_dataset  # noqa: E402
 from dataset.io import gray_values, read_gray  # noqa: E402
+from dataset.nudt_mirsdt import HOME_MADE  # noqa: E402
 from utils.cli import Parser, number  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import write_atomically, write_json  # noqa: E402
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     sets = {split: create_dataset("NUDT-MIRSDT", flags.dataset_dir, split) for split in ("train", "test")}
     name = f"home-made_sigma{flags.sigma:g}_gain{flags.gain:g}_offset{flags.offset:g}_seed{flags.seed}"
     folder = flags.out or sets["train"].root.parent / "NUDT-MIRSDT-Noise" / name
-    if (folder / "noise.json").exists() or (folder.is_dir() and any(folder.iterdir())):
+    if (folder / HOME_MADE).exists() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; remove it or give another --out")
     sequences = [sequence for data in sets.values() for sequence in data]
     for sequence in tqdm(sequences, "noise", unit="sequence", disable=None):
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         names = "".join(f"{sequence.name}\n" for sequence in data)
         write_atomically(folder / f"{split}.txt", names.encode())
     knobs = {key: getattr(flags, key) for key in ("sigma", "gain", "offset", "seed")}
-    write_json(folder / "noise.json", {**knobs, "source": sets["train"].root, "assumptions": ASSUMPTIONS})
+    write_json(folder / HOME_MADE, {**knobs, "source": sets["train"].root, "assumptions": ASSUMPTIONS})
     print(f"wrote {len(sequences)} sequences to {folder}; it is not the published set, see noise.json there")
 
 

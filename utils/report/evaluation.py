@@ -35,13 +35,13 @@ def write_evaluation(
 ) -> Result:
     """Write eval.json, the tables of groups and of sequences, and the curves; print what was measured.
 
-    facts:     of the test: "model", "weights", "dataset", ...; they come first in eval.json
+    facts:     of the test: "model", "weights", "dataset", "data", ...; they come first in eval.json
     published: rows of metrics/papers.json on the model and data set
     """
     names = (facts["dataset"], facts["model"], facts["weights"])
     parts = [groups["all"].split(line) for line in lines]
     measured, per_sequence = (table.measured(names, scored, parts) for scored in (groups, sequences))
-    rows = [table.published(entry) for entry in published]
+    rows = [table.published(entry, facts["data"]) for entry in published]
     table.write(folder / "table", measured + rows)
     table.write(folder / "sequences", per_sequence)
     pictures = curve_pictures(groups, lines)

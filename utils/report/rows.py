@@ -13,6 +13,7 @@ from utils.report.table import format_table
 
 NAMES = ("data set", "group", "model", "weights", "protocol", "targets by", "sequences", "frames")
 
+AS_PUBLISHED = "published"  # what `dataset.published.standing` says of data as it was published
 FIGURE = Kind("a number, or none", lambda value: value is None or is_number(value))
 EVALUATION = {"model": WORD, "weights": WORD, "split": WORD, "scores": LIST}  # what is read of an eval.json
 SCORED = {
@@ -71,12 +72,21 @@ class Table:
                     rows.append(self.row(texts, group.figures(part), group.rule(part)))
         return rows
 
-    def published(self, entry: dict[str, Any]) -> Row:
-        """A row of metrics/papers.json as a line of the same table."""
+    def published(self, entry: dict[str, Any], data: str | None = None) -> Row:
+        """A row of metrics/papers.json as a line of the same table.
+
+        data: what `dataset.published.standing` says of the data beside whose figures the row shall stand. Of
+              other data than the source's, the row says so in place of its figures. None: it stands alone
+        """
         percents = {k: v for k, v in entry.items() if k.endswith("_percent") and v is not None}
         values = entry | {key.removesuffix("_percent"): value / 100 for key, value in percents.items()}
-        note = f" ({entry['note']})" if entry.get("note") else ""
-        source = f"published: {entry['source']}{note}"
+        own_data = f"on {entry['own_data']}" if entry.get("own_data") else ""
+        notes = "; ".join(text for text in (own_data, entry.get("note")) if text)
+        source = f"published: {entry['source']}{notes and f' ({notes})'}"
+        if data == AS_PUBLISHED and own_data:
+            data = f"other data: published {own_data}"
+        if data not in (None, AS_PUBLISHED):
+            values, source = {}, f"{data} ({source})"
         names = (entry["dataset"], entry["group"], entry["model"], source, "published")
         return self.row((*names, entry["rule"]["metric"] or "", None, None), values, entry["rule"]["text"])
 
@@ -96,8 +106,10 @@ class Table:
                 newest[facts["model"], facts["weights"]] = facts
         rows = []
         for (model, weights), facts in newest.items():
+            data = facts.get("data", "counts not recorded")  # by older versions
+            other = "" if data == AS_PUBLISHED else f" ({data})"
             for entry in facts["scores"]:
-                line = (f"ours: {weights}", entry["protocol"], entry["targets_by"])
+                line = (f"ours: {weights}{other}", entry["protocol"], entry["targets_by"])
                 for group, found in entry["groups"].items():
                     counts = (found.get("sequences"), found.get("frames"))  # older files do not tell
                     if counts[0] != 0 or entry["targets_by"]:  # else a part of a line, not of this group
