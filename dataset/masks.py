@@ -13,6 +13,7 @@ matter: target is what is brighter. In a centroid map 255, or 65535, marks the c
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -51,14 +52,14 @@ def read_mask(path: Path, rule: MaskRule = STRICT) -> np.ndarray:
         return _mask_of(gray_values(pixels) > rule.threshold)
     if is_coloured and not is_lossy:
         pixels = _mask_of(pixels > 0)
-    targets = pixels[pixels > 0]
-    if targets.size == pixels.size:
+    count, highest = cv2.countNonZero(pixels), int(pixels.max())
+    if count == pixels.size:
         raise UserError(f"{path} is no mask: no pixel is 0, which is background; {REMEDY}")
-    takes_any = rule.many_values and not is_lossy
-    if targets.size and not takes_any and targets.min() != targets.max():
-        count = len(np.unique(pixels))
+    is_binary = cv2.sumElems(pixels)[0] == highest * count  # several times faster than to compare pixels
+    if not is_binary and (is_lossy or not rule.many_values):
+        values = len(np.unique(pixels))
         what = "is a JPEG, which blurs masks, and" if is_lossy else "is no mask: it"
-        raise UserError(f"{path} {what} has {count} gray values, a mask has 0 and one other; {REMEDY}")
+        raise UserError(f"{path} {what} has {values} gray values, a mask has 0 and one other; {REMEDY}")
     return pixels
 
 

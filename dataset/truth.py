@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from dataset.io import read_size
-from dataset.layout import is_image_name, list_images, scan
+from dataset.layout import is_image_name, scan
 from utils.errors import UserError
 from utils.recipe.fields import Facts
 
@@ -93,10 +93,9 @@ class TruthCheck:
 
 
 def size_of_frames(folder: Path) -> Size | None:
-    """The size of the frames in a folder, from the first one's header alone; None where there are none."""
-    if not folder.is_dir() or not any(is_image_name(entry.name) for entry in scan(folder)):
-        return None
-    return read_size(list_images(folder)[0])
+    """The size of the frames in a folder, from the header of one; None where there are none."""
+    names = [entry.name for entry in scan(folder) if is_image_name(entry.name)] if folder.is_dir() else []
+    return read_size(folder / min(names)) if names else None
 
 
 def numbers(values: Sequence[float]) -> str:

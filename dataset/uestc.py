@@ -99,7 +99,7 @@ def index_boxes(name: str, root: Path, split: str, on_bad_truth: str) -> Sequenc
 
 
 def size_finder(root: Path) -> Callable[[str], Size | None]:
-    """Gives the size of a listed frame, as the first frame of its sequence has it."""
+    """Gives the size of a listed frame, as a frame of its sequence has it."""
 
     @cache
     def size_in(place: str) -> Size | None:

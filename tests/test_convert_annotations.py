@@ -289,6 +289,13 @@ def test_splits_of_a_folder(tmp_path):
 # Refusals
 
 
+def test_masks_of_another_size_than_their_frames_are_refused(tmp_path, refused):
+    put_image(tmp_path / "images/0.png", np.zeros((6, 9), np.uint8))
+    put_image(tmp_path / "masks/0.png", np.zeros((12, 18), np.uint8))
+    for to in ("txt", "centroids"):
+        assert "masks/0.png is 18x12" in refused(tmp_path, to)
+
+
 def test_directions_that_make_no_sense(tmp_path, refused):
     points = tmp_path / "points"
     put_image(points / "images/1.png", np.zeros((6, 9), np.uint8))
