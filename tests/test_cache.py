@@ -111,6 +111,39 @@ def test_a_change_at_either_end_of_a_large_file_is_noticed(tmp_path, place):
     assert np.array_equal(SequenceFrames(sequence, cache=cache).image(0), noise)
 
 
+def test_sequences_and_kinds_that_share_a_folder_have_files_of_their_own(tmp_path):
+    images = random_frames(4)
+    paths = sequence_of(tmp_path, images).images
+    for _ in range(2):
+        for name, part in (("a", slice(0, 2)), ("b", slice(2, 4))):
+            sequence = Sequence(name, paths[part], masks=paths[part])
+            for view in (view_of(), view_of(letterbox=16)):
+                plain, frames = (SequenceFrames(sequence, view, at) for at in (None, tmp_path / "cache"))
+                assert np.array_equal(frames.images(0, 2), plain.images(0, 2))
+                assert np.array_equal(frames.masks(range(2)), plain.masks(range(2)))
+        assert len(os.listdir(tmp_path / "cache")) == 8
+
+
+@pytest.mark.parametrize("differs", ["time", "size", "order"])
+def test_a_change_in_the_middle_of_a_large_file_is_noticed_by_the_rest(tmp_path, differs):
+    """Of a BMP, whose ends say nothing of its other pixels."""
+    images = [np.zeros((130, 140), np.uint8) for _ in range(2)]
+    images[1][65, 70] = 9
+    paths = tuple(saved(tmp_path / f"{i}.bmp", image) for i, image in enumerate(images))
+    for path in paths:
+        path.write_bytes(path.read_bytes() + bytes(2 * SAMPLE))
+        os.utime(path, ns=(0, 10**18))
+    sequence = Sequence("a", paths)
+    SequenceFrames(sequence, cache=tmp_path / "cache").image(0)
+    if differs == "order":
+        sequence = Sequence("a", paths[::-1])
+    else:
+        content = paths[1].read_bytes()
+        paths[0].write_bytes(content + bytes(differs == "size"))
+        os.utime(paths[0], ns=(0, 10**18 + (differs == "time")))
+    assert np.array_equal(SequenceFrames(sequence, cache=tmp_path / "cache").image(0), images[1])
+
+
 @pytest.mark.parametrize("change", ["one more", "one less"])
 def test_a_sequence_of_another_length_replaces_what_was_there(tmp_path, change):
     images, cache = random_frames(4), tmp_path / "cache"
@@ -121,6 +154,14 @@ def test_a_sequence_of_another_length_replaces_what_was_there(tmp_path, change):
         found = SequenceFrames(chosen, cache=cache).images(0, len(chosen))
         assert np.array_equal(found, images[: len(chosen)])
     assert len(os.listdir(cache)) == 1
+
+
+def test_frames_of_two_depths_are_refused(tmp_path):
+    images = random_frames(3)
+    images[1] = images[1].astype(np.uint16)
+    with pytest.raises(UserError, match=r"1\.png is uint16 \(6, 7\), the first uint8 .* one size and depth"):
+        SequenceFrames(sequence_of(tmp_path, images), cache=tmp_path / "cache").image(0)
+    assert os.listdir(tmp_path / "cache") == []
 
 
 def test_a_missing_file_is_named_with_the_cache_as_well(tmp_path):
@@ -230,6 +271,25 @@ def test_a_file_with_any_byte_changed_is_made_anew(cached, capsys):
             assert told == f"note: frame {frame} in the cache file {path} is damaged; it is written anew\n"
         else:
             assert told == ""
+
+
+def test_a_file_with_a_byte_more_or_less_is_made_anew(cached, capsys):
+    _, path, pixels = cached
+    whole = path.read_bytes()
+    for content in (whole[:200] + b"." + whole[200:], whole[:200] + whole[201:], whole + b"."):
+        path.write_bytes(content)
+        assert np.array_equal(read_again(cached), pixels)
+        assert capsys.readouterr().out == ""
+
+
+def test_a_frame_is_compared_with_its_checksum_once(cached, monkeypatch):
+    sequence, path, pixels = cached
+    frames = SequenceFrames(sequence, cache=path.parent)
+    frames.images(0, 2)
+    checked = []
+    monkeypatch.setattr(CachedFrames, "_is_whole", lambda _, index: checked.append(index) or True)
+    assert np.array_equal(frames.images(0, 3), pixels)
+    assert set(checked) == {2}
 
 
 def test_a_disk_that_does_not_keep_what_is_written_is_named(cached, monkeypatch):
@@ -352,6 +412,16 @@ def test_space_is_reserved_before_the_frames_are_decoded(tmp_path, monkeypatch, 
     with pytest.raises(UserError, match=rf"{os.strerror(number)}; it needs 1 MiB in {tmp_path}/cache"):
         SequenceFrames(sequence, cache=tmp_path / "cache").image(0)
     assert count_decoded == [sequence.images[0]]  # by which the size is known
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_disk_that_is_found_to_be_full_at_the_end_is_told(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(UserError, match="No space left on device"):
+        SequenceFrames(sequence_of(tmp_path, random_frames(3)), cache=tmp_path / "cache").image(0)
     assert os.listdir(tmp_path / "cache") == []
 
 
@@ -484,8 +554,8 @@ def test_all_files_are_made_before_workers_start(tmp_path, monkeypatch, task):
     settings = {"frames": 2, "key": "all" if task == "masks" else 0}
     clips = clips_of(data, task, tmp_path / "cache", **settings)
     video = video_of(sequences[0], data, tmp_path / "cache", test_resize=(9, 11), frames=2)
-    fill_caches([clips_of(data, task, **settings), video_of(sequences[0], data, frames=2)])
-    assert not (tmp_path / "cache").exists()
+    for uncached in (clips_of(data, task, **settings), video_of(sequences[0], data, frames=2)):
+        assert uncached.cache_steps() == []
     fill_caches([clips, video])
     assert len(list((tmp_path / "cache").iterdir())) == (6 if task == "masks" else 4) + 1
 

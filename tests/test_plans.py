@@ -621,6 +621,8 @@ def test_all_frames_are_cached_before_the_first_model_begins(
     monkeypatch.setattr(test, "run_test", look)
     monkeypatch.setattr(test.Summary, "add", lambda *_: None)
     monkeypatch.setattr(test.Summary, "rows", lambda *_: [])
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"{'0' * 32}.npy").touch()  # of an older format: removed
     flags = ("--model_names", *names, "--cache", "--cache_dir", tmp_path / "cache")
     run(command, tiny_data, tmp_path / "log", *flags)
     assert cached == [files] * len(names)
