@@ -96,7 +96,8 @@ def run_test(args: argparse.Namespace, test: Test, table: Table) -> Result:
     if keeper:
         keeper.finish(facts)
     facts |= {"device": test.runtime.name, "seconds": seconds, "frames": sum(map(len, data))}
-    facts["normalisation"] = {} if candidate.saved else normalisations(test.videos)
+    computed = [] if candidate.saved else test.videos
+    facts["normalisation"] = {video.name: dataclasses.asdict(video.normalisation) for video in computed}
     published = published_rows(data.name, candidate.name)
     result = write_evaluation(folder, facts, groups, sequences, test.lines, table, published)
     print(f"{seconds:.1f} s, in {folder}\n", flush=True)
@@ -118,10 +119,6 @@ def describe(args: argparse.Namespace, test: Test) -> dict[str, Any]:
         "split": data.split,
         "recipe": test.recipe.to_dict(),
     }
-
-
-def normalisations(videos: list[TestVideo]) -> dict[str, Any]:
-    return {video.name: dataclasses.asdict(video.normalisation) for video in videos}
 
 
 def main(argv: list[str] | None = None) -> None:

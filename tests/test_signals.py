@@ -53,6 +53,7 @@ score = Validation.score
 def slow(validation, model, runtime, on_frame):
     send("TERM", after=1.0)
     def wait(*frame):
+        print("a frame", flush=True)
         time.sleep(0.8)  # 48 frames take 38 seconds, longer than a grace of 30
         on_frame(*frame)
     return score(validation, model, runtime, wait)
@@ -64,7 +65,7 @@ def hang(clips, key):
     if key[0] == 1:  # in the second epoch
         if WORKERS == 0:
             send("TERM", after=0.5)
-        time.sleep(100)
+        time.sleep(600)
     return load(clips, key)
 train.TrainingClips.__getitem__ = hang
 if WORKERS:
@@ -124,7 +125,7 @@ def assert_stopped(done, folder: Path, steps: int) -> None:
 
 
 def test_a_group_that_is_stopped_twice_goes_on_to_the_same_bits(train_with, reference, tiny_data, tmp_path):
-    """By two SIGTERM, as `timeout` sends them, with two workers; in a slow validation; then to the end."""
+    """With two workers, as `timeout` does it; then once in a slow validation; then to the end."""
     data = ("--dataset_dir", tiny_data)
     act = at_a_step(2, "send('TERM', 'TERM')")
     done = train_with(act, *SETTINGS, *data, "--log_dir", tmp_path, *WORKERS[2])
@@ -132,9 +133,8 @@ def test_a_group_that_is_stopped_twice_goes_on_to_the_same_bits(train_with, refe
     assert_stopped(done, folder, 2)
 
     go_on = ("--model_names", "Toy", *data, "--device", "cpu", "--resume", folder)
-    started = time.monotonic()
     done = train_with(IN_A_VALIDATION, *go_on, *WORKERS[1])
-    assert time.monotonic() - started < 30
+    assert 1 <= done.stdout.splitlines().count("a frame") < 12
     assert_stopped(done, folder, STEPS)
     assert (last(folder)["progress"]["epoch"], last(folder)["progress"]["batch"]) == (0, STEPS)
     assert record_of(folder) == []
@@ -145,11 +145,13 @@ def test_a_group_that_is_stopped_twice_goes_on_to_the_same_bits(train_with, refe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", WORKERS)
-@pytest.mark.parametrize("names", [("TERM",), ("HUP",), ("USR1", "TERM"), ("INT", "INT"), ("TERM", "INT")])
+@pytest.mark.parametrize(
+    ("names", "workers"),
+    [("TERM", 0), ("TERM", 1), ("TERM", 2), ("HUP", 2), ("USR1 TERM", 1), ("INT INT", 2)],
+)
 def test_each_signal_to_a_group_saves(train_with, reference, tiny_data, tmp_path, workers, names):
     data = ("--dataset_dir", tiny_data)
-    act = at_a_step(6, f"send{names}" if len(names) > 1 else f"send('{names[0]}')")
+    act = at_a_step(6, f"send(*{names.split()})")
     done = train_with(act, *SETTINGS, *data, "--log_dir", tmp_path, *WORKERS[workers])
     folder = run_folder(tmp_path)
     assert_stopped(done, folder, 6)
@@ -165,7 +167,7 @@ def test_a_stop_does_not_wait_for_a_batch_that_does_not_come(train_with, tiny_da
     flags = (*SETTINGS, "--dataset_dir", tiny_data, "--log_dir", tmp_path, *WORKERS[workers])
     started = time.monotonic()
     done = train_with(WAITING_FOR_A_CLIP.replace("WORKERS", str(workers)), *flags)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200
     assert_stopped(done, run_folder(tmp_path), STEPS)
 
 

@@ -34,13 +34,15 @@ def handling(names: tuple[str, ...], handle: Handler) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    chosen = [n for n in numbers(names) if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, act) for number in chosen}
+    before = {number: signal.getsignal(number) for number in numbers(names)}
+    for number, handler in before.items():
+        if (number.name, handler) != ("SIGHUP", signal.SIG_IGN):
+            signal.signal(number, act)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's own
 
 
 class Interruption:

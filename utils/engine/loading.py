@@ -83,7 +83,7 @@ class ClipLoader(DataLoader):
                 if batch is None:
                     return
                 yield batch
-        except RuntimeError:
+        except (RuntimeError, OSError, EOFError):  # what torch meets of a process that has gone
             codes = [process.exitcode for process in self.processes if process.exitcode]
             if not codes:
                 raise

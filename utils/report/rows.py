@@ -106,7 +106,7 @@ class Table:
                 newest[facts["model"], facts["weights"]] = facts
         rows = []
         for (model, weights), facts in newest.items():
-            data = facts.get("data", "counts not recorded")  # by older versions
+            data = str(facts.get("data", "counts not recorded"))  # by older versions
             other = "" if data == AS_PUBLISHED else f" ({data})"
             for entry in facts["scores"]:
                 line = (f"ours: {weights}{other}", entry["protocol"], entry["targets_by"])
