@@ -169,10 +169,12 @@ def typed_settings(args: argparse.Namespace) -> dict[str, Any]:
         if hasattr(args, name):
             typed[chosen.key] = chosen.checked(getattr(args, name), f"--{name}")
     for text in args.settings:
-        put_once(typed, *parse_setting(text))
-    for key, value in full_keys(typed, {}).items():
-        if key in SETTINGS:
-            SETTINGS[key].checked(value)
+        key, value = parse_setting(text)
+        for name, found in full_keys({key: value}, {}).items():
+            if name in SETTINGS:
+                SETTINGS[name].checked(found)
+        put_once(typed, key, value)
+    full_keys(typed, {})  # raises for two spellings of one key with two values
     return typed
 
 
