@@ -1,0 +1,113 @@
+"""Data sets on disks that went wrong: images, lists of sequences, files of boxes and points.
+
+A small valid set is written in a layout of a registered reader and damaged in one way. Three commands read it:
+a test of TopHat, and the training clips of a mask and of a box detector. Held means that each ends on one
+sentence that names what is wrong, or gives exactly what a perfect data set with the content that was meant
+gives: figures, curves, frames and labels to the bit.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.faults.campaign import Case, FaultClass, NotHeld
+from tests.faults.mutations import IMAGES, REFUSED, SAME, Mutated, Mutation
+from tests.faults.observe import VIEWS, observe
+from tests.faults.sets import Files, Layout, Scene, all_layouts, draw_scene, put
+from tests.faults.texts import LISTS, TRUTHS
+
+Observed = dict[str, dict[str, Any]]
+
+
+def scene_of(seed: int) -> Scene:
+    """The same content in every layout."""
+    return draw_scene(np.random.default_rng([seed, 7]))
+
+
+def given_by(case: Case, layout: Layout, files: Files, name: str) -> Observed:
+    """What a data set in perfect order gives."""
+    found = observe(case, layout.reader, put(files, case.folder / name), case.folder / f"{name}_log")
+    for view, what in found.items():
+        if "refused" in what and not (view == "Toy" and not layout.masks) and not (
+            view != "test" and layout.form == "points"
+        ):
+            raise NotHeld(f"{view} refuses a data set in order: {what['refused']}")
+    return found
+
+
+def original(case: Case, layout: Layout, files: Files) -> Observed:
+    """What the undamaged data set gives; found once."""
+
+    def make(folder: Path) -> None:
+        found = given_by(case, layout, files, "original")
+        (folder / "found.json").write_text(json.dumps(found))
+
+    key = f"data_{all_layouts().index(layout)}"
+    return json.loads((case.once(key, make) / "found.json").read_text())
+
+
+def mutated(case: Case, mutations: Sequence[Mutation]) -> tuple[Layout, Scene, Mutated]:
+    """The layout and the damage of this case: each pair of both comes up equally often."""
+    scene = scene_of(case.seed)
+    pairs = [(layout, mutation) for layout in all_layouts() for mutation in mutations
+             if mutation(np.random.default_rng(0), layout, scene)]  # fmt: skip
+    layout, mutation = case.chosen(pairs)
+    found = mutation(case.draw, layout, scene)
+    case.about = f"{layout.reader} ({layout.label}): {found.about}; {found.expects}"
+    return layout, scene, found
+
+
+def try_damage(case: Case, mutations: Sequence[Mutation]) -> None:
+    """Damage a data set and judge what the three commands make of it."""
+    layout, scene, damage = mutated(case, mutations)
+    files = layout.files(scene)
+    before = original(case, layout, files)
+    found = observe(case, layout.reader, put(damage.files, case.folder / "damaged"), case.folder / "log")
+    allowed = [before]
+    if damage.equals and any("refused" not in what for what in found.values()):
+        wanted = [other for other in damage.equals if other is not files and other != files]
+        allowed = [before] * (len(wanted) < len(damage.equals))
+        allowed += [given_by(case, layout, other, f"meant{n}") for n, other in enumerate(wanted)]
+    judge(case, damage, before, found, allowed)
+
+
+def judge(case: Case, damage: Mutated, before: Observed, found: Observed, allowed: list[Observed]) -> None:
+    """Raises NotHeld for a silent wrong figure or label, and for a refusal where none is due, or none where."""
+    refusals = {v: found[v]["refused"] for v in VIEWS if "refused" in found[v] and "given" in before[v]}
+    for view, what in found.items():
+        if "refused" in what and "refused" in before[view]:
+            continue
+        if "given" in what and not any(same(what, other[view]) for other in allowed):
+            raise NotHeld(f"{view}: silently {'another figure' if view == 'test' else 'other clips or labels'}")
+    if damage.expects == SAME and refusals:
+        raise NotHeld(f"refused though in order: {refusals}")
+    if damage.expects == REFUSED and not refusals:
+        raise NotHeld("accepted, though it must be refused")
+    for view, sentence in refusals.items():
+        if damage.named and not any(name in sentence for name in damage.named):
+            raise NotHeld(f"{view}: the sentence names none of {', '.join(damage.named)}: {sentence}")
+
+
+def same(one: Any, other: Any) -> bool:
+    return json.loads(json.dumps(one)) == json.loads(json.dumps(other))
+
+
+def fault_class(name: str, text: str, mutations: Sequence[Mutation], **counts: int) -> FaultClass:
+    return FaultClass(name, text, counts, lambda case: try_damage(case, mutations))
+
+
+IMAGE_CLASS = fault_class(
+    "images", "damaged, foreign, lost and misnamed images: refused, or the figures that were meant", IMAGES,
+    full=500, short=150, ci=24,
+)  # fmt: skip
+LIST_CLASS = fault_class(
+    "lists", "damaged lists of sequences: refused, or the figures that were meant", LISTS,
+    full=200, short=60, ci=10,
+)  # fmt: skip
+TRUTH_CLASS = fault_class(
+    "truths", "damaged and impossible boxes and points: refused, or the figures that were meant", TRUTHS,
+    full=300, short=80, ci=16,
+)  # fmt: skip
