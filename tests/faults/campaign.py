@@ -40,12 +40,14 @@ class FaultClass:
     text:   what is tried, and what "held" means
     counts: the number of cases of each form
     run:    tries one case; raises NotHeld, or NotPossible
+    before: called once with the seed and the shared folder before the first case, in the process that the cases are forked from
     """
 
     name: str
     text: str
     counts: dict[str, int]
     run: Callable[["Case"], None]
+    before: Callable[[int, Path], Any] | None = None
 
 
 @dataclass
@@ -77,19 +79,21 @@ class Case:
         order = np.random.default_rng([self.seed, zlib.crc32(self.cls.encode())]).permutation(len(options))
         return options[order[self.number % len(options)]]
 
-    def start(self, *argv: Any, before: Callable[[], Any] | None = None) -> Command:
-        """Start a command: `start("train.py", "--epochs", 1)`."""
+    def start(
+        self, *argv: Any, main: Callable | None = None, before: Callable[[], Any] | None = None
+    ) -> Command:
+        """Start a command: `start("train.py", "--epochs", 1)`; with `main`, one that is no file."""
         folder = self.folder / f"command{len(list(self.folder.glob('command*'))) + 1:02d}"
-        return harness.start(list(argv), self.commands[argv[0]].main, folder, before)
+        return harness.start(list(argv), main or self.commands[argv[0]].main, folder, before)
 
     def wait(self, command: Command, seconds: float = 120.0) -> Ended:
         """Its end, which the report of a failure quotes."""
         self.calls.append(command.wait(seconds))
         return self.calls[-1]
 
-    def call(self, *argv: Any, before: Callable[[], Any] | None = None, seconds: float = 120.0) -> Ended:
-        """A command from start to end."""
-        return self.wait(self.start(*argv, before=before), seconds)
+    def call(self, *argv: Any, seconds: float = 120.0, **options: Any) -> Ended:
+        """A command from start to end; options as of `start`."""
+        return self.wait(self.start(*argv, **options), seconds)
 
     def hold(self, wrong: str) -> None:
         """Raises NotHeld where there is something wrong."""
@@ -138,6 +142,9 @@ class Campaign:
 
     def outcomes(self, cases: Sequence[tuple[FaultClass, int]]) -> Iterator[Outcome]:
         """What becomes of the cases, in the order of their ends."""
+        for cls in dict.fromkeys(cls for cls, _ in cases):
+            if cls.before:
+                cls.before(self.seed, self.work / "shared")
         self.todo = list(reversed(cases))
         while self.todo or self.running:
             while self.todo and len(self.running) < self.jobs:

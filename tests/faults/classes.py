@@ -1,8 +1,12 @@
 """The classes of faults, in the order in which they are tried: the cheap ones first."""
 
 from tests.faults.campaign import FaultClass
+from tests.faults.checkpoints import CHECKPOINTS
 from tests.faults.data import IMAGE_CLASS, LIST_CLASS, TRUTH_CLASS
+from tests.faults.flags import FLAGS
+from tests.faults.kills import GROUPS, KILLS
+from tests.faults.saves import SAVES
 
 CLASSES: dict[str, FaultClass] = {
-    cls.name: cls for cls in (IMAGE_CLASS, LIST_CLASS, TRUTH_CLASS)
+    cls.name: cls for cls in (FLAGS, IMAGE_CLASS, LIST_CLASS, TRUTH_CLASS, CHECKPOINTS, SAVES, KILLS, GROUPS)
 }
