@@ -83,8 +83,7 @@ class Case:
         self, *argv: Any, main: Callable | None = None, before: Callable[[], Any] | None = None
     ) -> Command:
         """Start a command: `start("train.py", "--epochs", 1)`; with `main`, one that is no file."""
-        folder = self.folder / f"command{len(list(self.folder.glob('command*'))) + 1:02d}"
-        return harness.start(list(argv), main or self.commands[argv[0]].main, folder, before)
+        return harness.start(list(argv), main or self.commands[argv[0]].main, before)
 
     def wait(self, command: Command, seconds: float = 120.0) -> Ended:
         """Its end, which the report of a failure quotes."""

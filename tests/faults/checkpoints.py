@@ -131,7 +131,11 @@ def swapped_records(case: Case, route: str) -> tuple[str, bytes]:
     """The tensors of another checkpoint of the same network lie in the container, its checksums are right."""
     parts = members((toy_run(case, "Toy") / "last.pth").read_bytes())
     others = members((toy_run(case, "Toy", 2) / "last.pth").read_bytes())
-    names = [n for n in parts if "/data/" in n and len(others.get(n, b"")) == len(parts[n]) and others[n] != parts[n]]
+    names = [
+        n
+        for n in parts
+        if "/data/" in n and len(others.get(n, b"")) == len(parts[n]) and others[n] != parts[n]
+    ]
     chosen = str(case.draw.choice(names))
     return f"{chosen} of another checkpoint", zipped({**parts, chosen: others[chosen]})
 
@@ -172,7 +176,9 @@ def noise(case: Case, route: str) -> tuple[str, bytes]:
         "an image": b"\x89PNG\r\n\x1a\n" + case.draw.bytes(100),
         "an empty zip": zipped({}),
         "a zip of text": zipped({"a.txt": b"a"}),
-        "a TorchScript": zipped({"m/constants.pkl": b"\x80\x02].", "m/data.pkl": b"\x80\x02}.", "m/version": b"3"}),
+        "a TorchScript": zipped(
+            {"m/constants.pkl": b"\x80\x02].", "m/data.pkl": b"\x80\x02}.", "m/version": b"3"}
+        ),
         "an endless pickle": b"\x80\x02" + b"(" * 200_000,
         "a deep pickle": b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",
         "only zeros": bytes(5000),
@@ -247,7 +253,9 @@ def try_checkpoint(case: Case) -> None:
             raise NotHeld(f"something was executed: {(case.folder / name).read_text()}")
     case.hold(complaint(ended))
     loaded = set((case.folder / "loaded").read_text().split()) if (case.folder / "loaded").exists() else set()
-    is_legal = kind is entries or (kind is opcodes and route == "official")  # other weights, as they are written
+    is_legal = kind is entries or (
+        kind is opcodes and route == "official"
+    )  # other weights, as they are written
     if ended.code == 0 and loaded - allowed and not is_legal:
         raise NotHeld("loaded with other weights")
     if ended.code == 0 and kind is gadget:

@@ -3,10 +3,24 @@
 from tests.faults.campaign import FaultClass
 from tests.faults.checkpoints import CHECKPOINTS
 from tests.faults.data import IMAGE_CLASS, LIST_CLASS, TRUTH_CLASS
+from tests.faults.disks import DISKS
 from tests.faults.flags import FLAGS
 from tests.faults.kills import GROUPS, KILLS
+from tests.faults.predictions import PREDICTIONS
 from tests.faults.saves import SAVES
 
 CLASSES: dict[str, FaultClass] = {
-    cls.name: cls for cls in (FLAGS, IMAGE_CLASS, LIST_CLASS, TRUTH_CLASS, CHECKPOINTS, SAVES, KILLS, GROUPS)
+    cls.name: cls
+    for cls in (
+        FLAGS,
+        IMAGE_CLASS,
+        LIST_CLASS,
+        TRUTH_CLASS,
+        CHECKPOINTS,
+        PREDICTIONS,
+        DISKS,
+        SAVES,
+        KILLS,
+        GROUPS,
+    )
 }

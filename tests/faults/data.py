@@ -31,8 +31,10 @@ def given_by(case: Case, layout: Layout, files: Files, name: str) -> Observed:
     """What a data set in perfect order gives."""
     found = observe(case, layout.reader, put(files, case.folder / name), case.folder / f"{name}_log")
     for view, what in found.items():
-        if "refused" in what and not (view == "Toy" and not layout.masks) and not (
-            view != "test" and layout.form == "points"
+        if (
+            "refused" in what
+            and not (view == "Toy" and not layout.masks)
+            and not (view != "test" and layout.form == "points")
         ):
             raise NotHeld(f"{view} refuses a data set in order: {what['refused']}")
     return found
@@ -81,7 +83,9 @@ def judge(case: Case, damage: Mutated, before: Observed, found: Observed, allowe
         if "refused" in what and "refused" in before[view]:
             continue
         if "given" in what and not any(same(what, other[view]) for other in allowed):
-            raise NotHeld(f"{view}: silently {'another figure' if view == 'test' else 'other clips or labels'}")
+            raise NotHeld(
+                f"{view}: silently {'another figure' if view == 'test' else 'other clips or labels'}"
+            )
     if damage.expects == SAME and refusals:
         raise NotHeld(f"refused though in order: {refusals}")
     if damage.expects == REFUSED and not refusals:

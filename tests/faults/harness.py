@@ -6,6 +6,7 @@ session. POSIX only.
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import multiprocessing.util
@@ -40,6 +41,7 @@ LATE = (
     "torch.utils.serialization",
 )
 MOST_MEMORY = 3 * 2**20  # KiB that a command may hold at its peak; what is tried is tiny
+LIBC = ctypes.CDLL(None, use_errno=True)
 GRACE = 12.0  # seconds within which the workers of a killed process have to notice that it has gone
 
 
@@ -87,16 +89,23 @@ class Ended:
 
 
 class Command:
-    """A command that runs. `signal` and `wait`."""
+    """A command that runs. `signal` and `wait`.
 
-    def __init__(self, argv: tuple[str, ...], pid: int, folder: Path):
-        self.argv, self.pid, self.folder = argv, pid, folder
+    Its output comes through pipes: files would be cut by the limits that some commands run under.
+    """
+
+    def __init__(self, argv: tuple[str, ...], pid: int, pipes: tuple[int, int]):
+        self.argv, self.pid, self.pipes = argv, pid, pipes
         self.begin, self._status = time.monotonic(), None
+        self._texts = [b"", b""]
 
-    @property
-    def out(self) -> str:
-        """What it has printed so far."""
-        return (self.folder / "out").read_text(errors="replace")
+    def output(self) -> list[str]:
+        """What it has written so far, on standard output and on standard error."""
+        for place, pipe in enumerate(self.pipes):
+            with contextlib.suppress(BlockingIOError):
+                while part := os.read(pipe, 2**16):
+                    self._texts[place] += part
+        return [text.decode(errors="replace") for text in self._texts]
 
     def signal(self, number: int, group: bool = False) -> None:
         """Send a signal to its main process, or to all of its group; nothing if it has ended."""
@@ -126,6 +135,7 @@ class Command:
         while not self.has_ended() and time.monotonic() < limit:
             time.sleep(pause)
             pause = min(pause * 1.3, 0.05)
+            self.output()
         timeout = not self.has_ended()
         if timeout:
             self.signal(signal.SIGKILL, group=True)
@@ -134,30 +144,32 @@ class Command:
         status, usage, took = self._status
         code = os.waitstatus_to_exitcode(status)
         left = end_session(self.pid, GRACE if code < 0 else 2.0)
-        texts = [(self.folder / name).read_text(errors="replace") for name in ("out", "err")]
+        texts = self.output()
+        for pipe in self.pipes:
+            os.close(pipe)
         return Ended(self.argv, code, *texts, took, usage.ru_maxrss, timeout, left)
 
 
-def start(
-    argv: list[Any], main: Callable, folder: Path, before: Callable[[], Any] | None = None
-) -> Command:
+def start(argv: list[Any], main: Callable, before: Callable[[], Any] | None = None) -> Command:
     """Start a command.
 
     argv:   as a user types it, `train.py` first; `main` reads the rest from sys.argv
-    folder: where its output goes, made if need be
     before: called in the new process before the command, for limits and patches
     """
     argv = tuple(str(word) for word in argv)
-    folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    pipes = [os.pipe(), os.pipe()]
     pid = os.fork()
     if pid == 0:
-        _be_command(argv, main, folder, before)
-    return Command(argv, pid, folder)
+        _be_command(argv, main, [write for _, write in pipes], before)
+    for read, write in pipes:
+        os.close(write)
+        os.set_blocking(read, False)
+    return Command(argv, pid, tuple(read for read, _ in pipes))
 
 
-def _be_command(argv: tuple[str, ...], main: Callable, folder: Path, before: Callable | None) -> None:
+def _be_command(argv: tuple[str, ...], main: Callable, pipes: list[int], before: Callable | None) -> None:
     """All that the new process does; it never returns."""
     code = 70
     try:
@@ -167,10 +179,9 @@ def _be_command(argv: tuple[str, ...], main: Callable, folder: Path, before: Cal
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for name, number in (("out", 1), ("err", 2)):
-            file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.dup2(file, number)
-            os.close(file)
+        for pipe, number in zip(pipes, (1, 2), strict=True):
+            os.dup2(pipe, number)
+            os.close(pipe)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, it lives as long as this
         sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
         os.chdir(ROOT)
@@ -193,17 +204,6 @@ def _be_command(argv: tuple[str, ...], main: Callable, folder: Path, before: Cal
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def run(
-    argv: list[Any],
-    main: Callable,
-    folder: Path,
-    before: Callable[[], Any] | None = None,
-    seconds: float = 120.0,
-) -> Ended:
-    """Run a command to its end; arguments as of `start`."""
-    return start(argv, main, folder, before).wait(seconds)
 
 
 # ---------------------------------------------------------------- what stays behind
@@ -238,24 +238,28 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
     Raises OSError where that is not allowed.
     """
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def done(result: int) -> None:
-        if result:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
     new_namespace, private, recursive, detach = 0x20000, 0x40000, 0x4000, 2
-    done(libc.unshare(new_namespace))
-    done(libc.mount(b"none", b"/", None, private | recursive, None))
+    checked(LIBC.unshare(new_namespace))
+    checked(LIBC.mount(b"none", b"/", None, private | recursive, None))
     folder.mkdir(parents=True, exist_ok=True)
-    done(libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, f"size={size}".encode()))
+    checked(LIBC.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, f"size={size}".encode()))
     try:
         yield
     finally:
-        libc.umount2(bytes(folder), detach)
+        LIBC.umount2(bytes(folder), detach)
+
+
+def grow_disk(folder: Path) -> None:
+    """Give a `small_disk` room for everything."""
+    remount = 0x20
+    checked(LIBC.mount(b"tmpfs", bytes(folder), b"tmpfs", remount, b"size=1g"))
+
+
+def checked(result: int) -> None:
+    """Raises OSError for what a function of the C library returns when it fails."""
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def limit_files(limit: int) -> Callable[[], None]:

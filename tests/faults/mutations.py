@@ -83,7 +83,9 @@ def flipped(draw: np.random.Generator, content: bytes, bits: int) -> bytes:
 
 def damaged(draw: np.random.Generator, content: bytes) -> tuple[str, bytes]:
     """What happens to files: bits flip, ends and parts are lost, bytes are put in."""
-    how = str(draw.choice(["one bit flipped", "five bits flipped", "cut", "a byte lost", "bytes put in", "zeros"]))
+    how = str(
+        draw.choice(["one bit flipped", "five bits flipped", "cut", "a byte lost", "bytes put in", "zeros"])
+    )
     at, size = int(draw.integers(len(content))), int(draw.integers(1, 20))
     return how, {
         "one bit flipped": lambda: flipped(draw, content, 1),
@@ -117,7 +119,9 @@ def no_image(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mutated
     chosen, files = choose(draw, layout, scene, "images", "masks", "centroids"), layout.files(scene)
     if chosen is None:
         return None
-    what = str(draw.choice(["nothing in", "noise in", "text in", "a folder", "a loop of links", "a dead link"]))
+    what = str(
+        draw.choice(["nothing in", "noise in", "text in", "a folder", "a loop of links", "a dead link"])
+    )
     content = {
         "nothing in": b"",
         "noise in": draw.bytes(300),
@@ -165,7 +169,9 @@ def other_mode(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mutat
     chosen, files = choose(draw, layout, scene, "images", "masks"), layout.files(scene)
     if chosen is None:
         return None
-    files = changed(files, chosen.path, encoded(pixels_of(scene, chosen), ".png"), png_path(chosen.path))  # as PNG
+    files = changed(
+        files, chosen.path, encoded(pixels_of(scene, chosen), ".png"), png_path(chosen.path)
+    )  # as PNG
     gray = Image.fromarray(pixels_of(scene, chosen))
     palette = gray.convert("P")
     palette.putpalette([value for value in range(256) for _ in range(3)])

@@ -109,7 +109,9 @@ def record(case: Case) -> None:
         Record(path, epochs)
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         if [line["epoch"] for line in lines] != list(range(1, epochs + 1)):
-            raise NotHeld(f"of {epochs} epochs the record has {[line['epoch'] for line in lines][-5:]} at its end")
+            raise NotHeld(
+                f"of {epochs} epochs the record has {[line['epoch'] for line in lines][-5:]} at its end"
+            )
     check_tidied(path.parent)
 
 

@@ -108,9 +108,7 @@ class Layout:
 
     def paths(self, kind: str, sequence: str, number: int) -> list[str]:
         """The paths of a frame, a mask or a centroid map."""
-        return [
-            f"{place.replace('*', sequence)}/{self.name(number, kind)}" for place in getattr(self, kind)
-        ]
+        return [f"{place.replace('*', sequence)}/{self.name(number, kind)}" for place in getattr(self, kind)]
 
     def files(self, scene: Scene) -> Files:
         """The whole data set."""
@@ -226,7 +224,9 @@ def txt_at(*paths: str) -> Callable[[Layout, Scene], dict[str, str]]:
 
     def write(layout: Layout, scene: Scene) -> dict[str, str]:
         lines = [
-            " ".join([*layout.paths("images", name, number), *(f"{','.join(map(text_of, b))},0" for b in boxes)])
+            " ".join(
+                [*layout.paths("images", name, number), *(f"{','.join(map(text_of, b))},0" for b in boxes)]
+            )
             for name, clip in scene.items()
             for number, boxes in zip(clip.numbers, clip.boxes, strict=True)
         ]
@@ -244,7 +244,11 @@ NUDT = {"images": ("*/images",), "masks": ("*/masks",), "centroids": ("*/masks_c
 NOISE = "NUDT-MIRSDT-Noise/version"
 UESTC = {"images": ("images/*",), "suffix": ".bmp", "stem": "{}", "first": 0}
 UESTC_TXT = {**UESTC, "truth": txt_at("coco_train.txt", "coco_val.txt"), "form": "txt"}
-UESTC_COCO = {**UESTC, "truth": coco_at("json/instances_train.json", "json/instances_test.json"), "form": "coco"}
+UESTC_COCO = {
+    **UESTC,
+    "truth": coco_at("json/instances_train.json", "json/instances_test.json"),
+    "form": "coco",
+}
 OWN = {"images": ("*/images",)}
 
 LAYOUTS = (

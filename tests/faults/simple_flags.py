@@ -15,7 +15,21 @@ from dataset.synthetic import write_dataset
 from tests.faults.harness import load_commands
 from utils.recipe.resolve import SETTINGS
 
-NUMBERS = ("", "nan", "inf", "-inf", "-1", "1e400", "-1e-300", "0x10", "1,5", "twelve", "9" * 40, "1_0", "[1]")
+NUMBERS = (
+    "",
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "1e400",
+    "-1e-300",
+    "0x10",
+    "1,5",
+    "twelve",
+    "9" * 40,
+    "1_0",
+    "[1]",
+)
 WORDS = ("", "no such word", "../x", "\0", "é" * 300)
 
 
