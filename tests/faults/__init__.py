@@ -1,7 +1,7 @@
 """A campaign of injected faults: `python -m tests.faults --help`.
 
-Each class of faults is one file with a `FaultClass`; harness.py runs commands as processes, campaign.py runs the
-classes, judges.py says what a well-behaved command looks like from outside.
+Each class of faults is one file with a `FaultClass`; harness.py runs commands as processes, campaign.py runs
+the classes, judges.py says what a well-behaved command looks like from outside.
 """
 
 import os

@@ -40,7 +40,7 @@ class FaultClass:
     text:   what is tried, and what "held" means
     counts: the number of cases of each form
     run:    tries one case; raises NotHeld, or NotPossible
-    before: called once with the seed and the shared folder before the first case, in the process that the cases are forked from
+    before: called once with the seed and the shared folder, in the process that the cases are forked from
     """
 
     name: str

@@ -2,8 +2,8 @@
 
 Pickles that would run something, in every place of the container; changed opcodes; flipped bits, cut and
 swapped parts; entries that are missing or of another kind. Held means that nothing is executed (no file is
-written by it, no process started, no connection opened), that no network gets other weights, and that a refusal
-is one sentence, without a wait and without a huge allocation.
+written by it, no process started, no connection opened), that no network gets other weights, and that a
+refusal is one sentence, without a wait and without a huge allocation.
 """
 
 import hashlib
@@ -140,8 +140,22 @@ def swapped_records(case: Case, route: str) -> tuple[str, bytes]:
     return f"{chosen} of another checkpoint", zipped({**parts, chosen: others[chosen]})
 
 
-OTHERS: tuple[Any, ...] = (None, "text", 7, -1, 0.5, math.nan, math.inf, True, [], {}, [1, "a"], {"a": 1}, 10**30,
-                           b"bytes", torch.zeros(2), torch.zeros(()), {1: 2})  # fmt: skip
+PLAIN: tuple[Any, ...] = (
+    None,
+    "text",
+    7,
+    -1,
+    0.5,
+    math.nan,
+    math.inf,
+    True,
+    [],
+    {},
+    [1, "a"],
+    {"a": 1},
+    10**9,
+)
+OTHERS: tuple[Any, ...] = (*PLAIN, b"bytes", torch.zeros(2), torch.zeros(()), {1: 2})
 
 
 def entries(case: Case, route: str) -> tuple[str, bytes]:

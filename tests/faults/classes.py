@@ -1,4 +1,4 @@
-"""The classes of faults, in the order in which they are tried: the cheap ones first."""
+"""The classes of faults, in the order in which they are tried."""
 
 from tests.faults.campaign import FaultClass
 from tests.faults.checkpoints import CHECKPOINTS
@@ -6,21 +6,25 @@ from tests.faults.data import IMAGE_CLASS, LIST_CLASS, TRUTH_CLASS
 from tests.faults.disks import DISKS
 from tests.faults.flags import FLAGS
 from tests.faults.kills import GROUPS, KILLS
+from tests.faults.memory import MEMORY
 from tests.faults.predictions import PREDICTIONS
+from tests.faults.resume import RESUME
 from tests.faults.saves import SAVES
 
 CLASSES: dict[str, FaultClass] = {
     cls.name: cls
     for cls in (
-        FLAGS,
+        KILLS,
+        SAVES,
+        GROUPS,
+        DISKS,
         IMAGE_CLASS,
         LIST_CLASS,
         TRUTH_CLASS,
         CHECKPOINTS,
         PREDICTIONS,
-        DISKS,
-        SAVES,
-        KILLS,
-        GROUPS,
+        FLAGS,
+        MEMORY,
+        RESUME,
     )
 }

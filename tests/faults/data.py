@@ -1,13 +1,12 @@
 """Data sets on disks that went wrong: images, lists of sequences, files of boxes and points.
 
-A small valid set is written in a layout of a registered reader and damaged in one way. Three commands read it:
-a test of TopHat, and the training clips of a mask and of a box detector. Held means that each ends on one
+A small valid set is written in a layout of a registered reader and damaged in one way. Three commands read
+it: a test of TopHat, and the training clips of a mask and of a box detector. Held means that each ends on one
 sentence that names what is wrong, or gives exactly what a perfect data set with the content that was meant
 gives: figures, curves, frames and labels to the bit.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +50,30 @@ def original(case: Case, layout: Layout, files: Files) -> Observed:
     return json.loads((case.once(key, make) / "found.json").read_text())
 
 
-def mutated(case: Case, mutations: Sequence[Mutation]) -> tuple[Layout, Scene, Mutated]:
+PAIRS: dict[tuple[Mutation, ...], list[tuple[Layout, Mutation]]] = {}
+
+
+def find_pairs(seed: int, mutations: tuple[Mutation, ...]) -> None:
+    """The layouts, each with the damage that it can take."""
+    scene = scene_of(seed)
+    PAIRS[mutations] = [
+        (layout, mutation)
+        for layout in all_layouts()
+        for mutation in mutations
+        if mutation(np.random.default_rng(0), layout, scene)
+    ]
+
+
+def mutated(case: Case, mutations: tuple[Mutation, ...]) -> tuple[Layout, Scene, Mutated]:
     """The layout and the damage of this case: each pair of both comes up equally often."""
     scene = scene_of(case.seed)
-    pairs = [(layout, mutation) for layout in all_layouts() for mutation in mutations
-             if mutation(np.random.default_rng(0), layout, scene)]  # fmt: skip
-    layout, mutation = case.chosen(pairs)
+    layout, mutation = case.chosen(PAIRS[mutations])
     found = mutation(case.draw, layout, scene)
     case.about = f"{layout.reader} ({layout.label}): {found.about}; {found.expects}"
     return layout, scene, found
 
 
-def try_damage(case: Case, mutations: Sequence[Mutation]) -> None:
+def try_damage(case: Case, mutations: tuple[Mutation, ...]) -> None:
     """Damage a data set and judge what the three commands make of it."""
     layout, scene, damage = mutated(case, mutations)
     files = layout.files(scene)
@@ -77,7 +88,7 @@ def try_damage(case: Case, mutations: Sequence[Mutation]) -> None:
 
 
 def judge(case: Case, damage: Mutated, before: Observed, found: Observed, allowed: list[Observed]) -> None:
-    """Raises NotHeld for a silent wrong figure or label, and for a refusal where none is due, or none where."""
+    """Raises NotHeld for a silent wrong figure or label, and for a refusal too many or too few."""
     refusals = {v: found[v]["refused"] for v in VIEWS if "refused" in found[v] and "given" in before[v]}
     for view, what in found.items():
         if "refused" in what and "refused" in before[view]:
@@ -99,8 +110,14 @@ def same(one: Any, other: Any) -> bool:
     return json.loads(json.dumps(one)) == json.loads(json.dumps(other))
 
 
-def fault_class(name: str, text: str, mutations: Sequence[Mutation], **counts: int) -> FaultClass:
-    return FaultClass(name, text, counts, lambda case: try_damage(case, mutations))
+def fault_class(name: str, text: str, mutations: tuple[Mutation, ...], **counts: int) -> FaultClass:
+    return FaultClass(
+        name,
+        text,
+        counts,
+        lambda case: try_damage(case, mutations),
+        lambda seed, _: find_pairs(seed, mutations),
+    )
 
 
 IMAGE_CLASS = fault_class(

@@ -1,4 +1,4 @@
-"""Disks that fill up: files limited in size (RLIMIT_FSIZE), and tiny file systems where the machine allows them.
+"""Disks that fill up: files limited in size (RLIMIT_FSIZE), and tiny file systems where that is allowed.
 
 Held means that a command ends on one sentence, or does all of its work; it is not ended by a signal; what lay
 there before is whole; and what was half written is refused or made anew by the next command, which has room.

@@ -1,8 +1,8 @@
 """Commands as real processes, forked from one that has imported everything: a few milliseconds each.
 
-A command runs in a process and session of its own, its output goes to files, and it ends through
-`utils.errors.run_command` with the exit code that a shell would see. What it leaves behind can be found by its
-session. POSIX only.
+A command runs in a process and session of its own, its output comes through pipes, and it ends through
+`utils.errors.run_command` with the exit code that a shell would see. What it leaves behind can be found by
+its session. Linux only.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ GRACE = 12.0  # seconds within which the workers of a killed process have to not
 
 
 def load_commands() -> dict[str, Any]:
-    """The modules of all commands by the path that a user types: `train.py`, `tools/make_synthetic.py`, ..."""
+    """The modules of all commands by the path that a user types: `train.py`, `tools/add_noise.py`, ..."""
     found = {}
     sys.path.append(str(ROOT / "tools"))  # tools import each other as scripts do
     for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")]):

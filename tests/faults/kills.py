@@ -1,8 +1,8 @@
 """Trainings that are killed at random times and resumed, several times each, until they are done.
 
 Held means that train.jsonl (without seconds), last.pth and best.pth (weights, averaged weights, optimizer,
-random state) are those of a run that nothing interrupted, to the bit, and that no temporary file and no process
-is left.
+random state) are those of a run that nothing interrupted, to the bit, and that no temporary file and no
+process is left.
 """
 
 import signal

@@ -5,6 +5,7 @@ where the layout has nothing of the kind.
 """
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ class Mutated:
     """A damaged data set.
 
     expects: REFUSED, SAME or EITHER
-    equals:  data sets in perfect order: what is accepted must give what one of these gives; none: the original
+    equals:  data sets in order: what is accepted must give what one of these gives; none: the original
     named:   a refusal has to name one of these
     """
 
@@ -97,15 +98,27 @@ def damaged(draw: np.random.Generator, content: bytes) -> tuple[str, bytes]:
     }[how]()
 
 
+def decoded(content: bytes) -> np.ndarray | None:
+    """The pixels of an image by another decoder than the project's; None where it finds none."""
+    if not content:
+        return None
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # libpng complains there
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def damaged_image(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mutated | None:
     """Damage to the bytes. What another decoder makes of them may be read; anything else is refused."""
     chosen, files = choose(draw, layout, scene, "images", "masks", "centroids"), layout.files(scene)
     if chosen is None:
         return None
     how, content = damaged(draw, files[chosen.path])
-    pixels = None
-    if content:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = decoded(content)
     equals = ()
     if pixels is not None and pixels.shape == (HEIGHT, WIDTH) and pixels.dtype == np.uint8:
         new_path = str(Path(chosen.path).with_suffix(".png"))
@@ -219,7 +232,7 @@ def no_mask(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mutated 
     blurred = cv2.GaussianBlur(mask, (3, 3), 0)
     forms = {
         "a JPEG": (jpg, ".jpg"),
-        "a JPEG saved as PNG": (encoded(cv2.imdecode(np.frombuffer(jpg, np.uint8), 0), ".png"), ".png"),
+        "a JPEG saved as PNG": (encoded(decoded(jpg), ".png"), ".png"),
         "blurred edges": (encoded(np.maximum(mask, blurred), ".png"), ".png"),
         "a green mask": (encoded(np.stack([zero, mask, zero], -1), ".png"), ".png"),
         "a red mask": (encoded(np.stack([mask, zero, zero], -1), ".png"), ".png"),
@@ -328,7 +341,7 @@ def mutated_as_png(files: Files) -> Files:
     found: Files = {}
     for path, content in files.items():
         if Path(path).suffix in (".bmp", ".jpg", ".tif"):
-            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+            pixels = decoded(content)
             found[png_path(path)] = encoded(pixels, ".png")
         else:
             found[path] = content

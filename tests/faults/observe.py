@@ -54,7 +54,7 @@ def write_clips(clips: Any, log: Path) -> None:
 
 
 def read_view(view: str, ended: Ended, log: Path, reader: str) -> dict[str, Any]:
-    """{"refused": sentence} or {"given": figures or digests}. Raises NotHeld for a command that misbehaved."""
+    """{"refused": sentence} or {"given": figures or digests}; NotHeld for a command that misbehaved."""
     wrong = complaint(ended)
     if wrong:
         raise NotHeld(f"{view}: {wrong}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.faults.campaign import Case, FaultClass, NotHeld
-from tests.faults.checkpoints import OTHERS, holder, places_of
+from tests.faults.checkpoints import PLAIN, holder, places_of
 from tests.faults.gadgets import gadgets
 from tests.faults.judges import complaint
 from tests.faults.mutations import EITHER, REFUSED, damaged
@@ -104,12 +104,7 @@ def changed_entry(case: Case, content: Any) -> Damaged:
         places = [place for place in places if len(place) <= 2]
     place = places[case.draw.integers(len(places))]
     inside, name = holder(content, place), "/".join(map(str, place))
-    plain = [
-        value
-        for value in OTHERS
-        if isinstance(value, int | float | str | list | dict | None) and value != {1: 2}
-    ]
-    value = plain[case.draw.integers(len(plain))]
+    value = PLAIN[case.draw.integers(len(PLAIN))]
     is_scoring = "recipe" in place  # another legal threshold gives other figures, as it should
     if case.draw.random() < 0.3:
         del inside[place[-1]]

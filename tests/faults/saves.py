@@ -1,8 +1,9 @@
-"""Kills at random moments while a file is written, again and again: checkpoints, JSON, train.jsonl, kept predictions
-and the cache of frames.
+"""Kills at random moments while a file is written, again and again: checkpoints, JSON, train.jsonl, kept
+predictions and the cache of frames.
 
-Held means that the file is the old one or the new one, whole: what was finished before the kill can be read, and
-what was not cannot be taken for finished. The next start gives the same figures and leaves no temporary file.
+Held means that the file is the old one or the new one, whole: what was finished before the kill can be read,
+and what was not cannot be taken for finished. The next start gives the same figures and leaves no temporary
+file.
 """
 
 import itertools

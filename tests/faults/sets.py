@@ -34,7 +34,7 @@ Files = dict[str, Any]  # content by relative path: bytes, Link or FOLDER
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One sequence: frames [T, H, W] and masks of 0 and 255, the boxes of each frame, numbers of its frames."""
+    """One sequence: frames [T, H, W], masks of 0 and 255, boxes of each frame, numbers of the frames."""
 
     frames: np.ndarray
     masks: np.ndarray

@@ -11,7 +11,6 @@ import numpy as np
 
 from dataset.scene import SceneSettings
 from dataset.synthetic import write_dataset
-
 from tests.faults.harness import load_commands
 from utils.recipe.resolve import SETTINGS
 

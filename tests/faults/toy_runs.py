@@ -10,6 +10,7 @@ from tests.faults.observe import without_pictures
 from tests.faults.training import training_data
 
 TOY = ("--model_names", "Toy", "--loss", "Scaled", "--set", "sampling.patch=16", "--batch_size", 2)
+TOY = (*TOY, "--learning_rate", 0.001)
 BOXES = ("--model_names", "ToyBoxes", "--batch_size", 2)
 MORE = ("--sample_rate", 0.5, "--set", "ema=0.9", "--num_workers", 0, "--device", "cpu")
 MODELS = {"Toy": TOY, "ToyBoxes": BOXES}
