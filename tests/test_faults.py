@@ -1,4 +1,4 @@
-"""The campaign of faults: some of its cheapest cases in every run, its one-minute form among the slow tests."""
+"""The campaign of faults: some of its cheapest cases in every run, its short form among the slow ones."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.faults.sets import all_layouts
+from tests.faults.layouts import all_layouts
 from utils.registry import DATASETS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks into /proc")

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from tests.faults.campaign import Case, FaultClass, NotHeld
-from tests.faults.mutations import IMAGES, REFUSED, SAME, Mutated, Mutation
+from tests.faults.layouts import all_layouts
+from tests.faults.lists import LISTS
+from tests.faults.mutations import REFUSED, SAME, Mutated, Mutation
+from tests.faults.names import IMAGES
 from tests.faults.observe import VIEWS, observe
-from tests.faults.sets import Files, Layout, Scene, all_layouts, draw_scene, put
-from tests.faults.texts import LISTS, TRUTHS
+from tests.faults.sets import Files, Layout, Scene, draw_scene, put
+from tests.faults.truths import TRUTHS
 
 Observed = dict[str, dict[str, Any]]
 
@@ -78,7 +81,8 @@ def try_damage(case: Case, mutations: tuple[Mutation, ...]) -> None:
     layout, scene, damage = mutated(case, mutations)
     files = layout.files(scene)
     before = original(case, layout, files)
-    found = observe(case, layout.reader, put(damage.files, case.folder / "damaged"), case.folder / "log")
+    root = put(damage.files, case.folder / "damaged")
+    found = observe(case, layout.reader, root, case.folder / "log", damage.flags)
     allowed = [before]
     if damage.equals and any("refused" not in what for what in found.values()):
         wanted = [other for other in damage.equals if other is not files and other != files]

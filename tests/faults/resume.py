@@ -14,8 +14,10 @@ from typing import Any
 from dataset.scene import SceneSettings
 from dataset.synthetic import write_dataset
 from tests.faults.campaign import Case, FaultClass, NotHeld
+from tests.faults.data import scene_of
 from tests.faults.judges import complaint, refusal
-from tests.faults.sets import LAYOUTS, put
+from tests.faults.layouts import LAYOUTS
+from tests.faults.sets import put
 from tests.faults.toy_runs import MORE, continued_run, copied, only_run, toy_run, toy_training
 from tests.faults.training import comparable, difference, record_of, training_data, wait_until
 from utils.files import temporary_beside
@@ -83,8 +85,6 @@ def moved_data(case: Case) -> None:
 def lost_option(case: Case) -> None:
     """The run was trained with an option of the reader that is not given any more."""
     layout = next(layout for layout in LAYOUTS if layout.label == "boxes.csv")
-    from tests.faults.data import scene_of
-
     root = put(layout.files(scene_of(case.seed)), case.folder / "own")
     flags = (
         "train.py",
@@ -262,7 +262,7 @@ def wait_for(command: Any, log: Path, name: str) -> None:
     while not command.has_ended() and time.monotonic() < limit:
         if any(path.stat().st_size for path in log.glob(f"*/*/*/{name}")):
             return
-        time.sleep(0.005)
+        time.sleep(0.01)
 
 
 SCENARIOS: tuple[Callable[[Case], None], ...] = (
