@@ -144,6 +144,7 @@ class Campaign:
         for cls in dict.fromkeys(cls for cls, _ in cases):
             if cls.before:
                 cls.before(self.seed, self.work / "shared")
+        harness.check_alone()
         self.todo = list(reversed(cases))
         while self.todo or self.running:
             while self.todo and len(self.running) < self.jobs:

@@ -106,7 +106,8 @@ def judge(case: Case, damage: Mutated, before: Observed, found: Observed, allowe
     if damage.expects == REFUSED and not refusals:
         raise NotHeld("accepted, though it must be refused")
     for view, sentence in refusals.items():
-        if damage.named and not any(name in sentence for name in damage.named):
+        named = (*damage.named, *[str(case.folder / "damaged")] * (damage.expects != REFUSED))
+        if damage.named and not any(name in sentence for name in named):
             raise NotHeld(f"{view}: the sentence names none of {', '.join(damage.named)}: {sentence}")
 
 

@@ -4,6 +4,8 @@ They come from the parsers and the settings themselves, see tests/wrong_flags.py
 exit code 2, before anything is written.
 """
 
+import json
+import os
 from pathlib import Path
 
 from tests.faults.campaign import Case, FaultClass, NotHeld, NotPossible
@@ -21,10 +23,17 @@ FOLDER: list[Path] = []
 
 def find_calls(seed: int, work: Path) -> None:
     """All wrong calls, before the first case."""
-    folder = work / "flags"
+    folder, found = work / "flags", work / "flags.json"
     folder.mkdir(parents=True)
+    pid = os.fork()
+    if pid == 0:  # what draws a data set may start threads, and this process forks
+        try:
+            found.write_text(json.dumps(wrong_calls(seed, folder)))
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
     FOLDER.append(folder)
-    CALLS.extend(wrong_calls(seed, folder))
+    CALLS.extend((command, argv) for command, argv in json.loads(found.read_text()))
 
 
 def try_flags(case: Case) -> None:

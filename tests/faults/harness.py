@@ -65,6 +65,11 @@ def prepare() -> None:
     cv2.setNumThreads(1)
     gc.collect()
     gc.freeze()  # so that the pages of what is imported stay shared
+    check_alone()
+
+
+def check_alone() -> None:
+    """Raises AssertionError where this process has other threads: it must not be forked then."""
     assert len(os.listdir("/proc/self/task")) == 1, "a process with threads must not be forked"
 
 
