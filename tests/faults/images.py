@@ -33,13 +33,24 @@ def damaged_image(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mu
     if chosen is None:
         return None
     how, content = damaged(draw, files[chosen.path])
-    pixels = decoded(content)
-    equals = ()
-    if pixels is not None and pixels.shape == (HEIGHT, WIDTH) and pixels.dtype == np.uint8:
-        new_path = str(Path(chosen.path).with_suffix(".png"))
-        equals = (files, changed(files, chosen.path, encoded(pixels, ".png"), new_path))
+    new_path = png_path(chosen.path)
+    equals = [
+        changed(files, chosen.path, encoded(gray, ".png"), new_path) for gray in grays(decoded(content))
+    ]
     about = f"{how} in {chosen.path}"
-    return Mutated(about, changed(files, chosen.path, content), EITHER, chosen.named, equals)
+    mutated = changed(files, chosen.path, content)
+    return Mutated(about, mutated, EITHER, chosen.named, (files, *equals))
+
+
+def grays(pixels: np.ndarray | None) -> list[np.ndarray]:
+    """The gray images that a decoded one may stand for: itself, or of colours the red and the brightness."""
+    if pixels is None or pixels.shape[:2] != (HEIGHT, WIDTH) or pixels.dtype != np.uint8:
+        return []
+    if pixels.ndim == 2:
+        return [pixels]
+    blue, green, red = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    brightness = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+    return [red.astype(np.uint8), brightness.astype(np.uint8)]
 
 
 def no_image(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mutated | None:

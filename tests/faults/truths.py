@@ -34,8 +34,7 @@ def damaged_truth(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mu
         expects = REFUSED
     elif found is not None:
         equals = (changed(files, path, layout.files(found)[path]),)
-    named = (Path(path).name, *NAMES)
-    return Mutated(f"{how} in {path}", changed(files, path, content), expects, named, equals)
+    return Mutated(f"{how} in {path}", changed(files, path, content), expects, equals=equals)
 
 
 def impossible(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mutated | None:
