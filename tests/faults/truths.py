@@ -104,7 +104,7 @@ def mistyped(draw: np.random.Generator, layout: Layout, scene: Scene) -> Mutated
     equals = (files,)
     if found not in (None, REFUSED):
         equals = (changed(files, path, layout.files(found)[path]),)
-    expects = REFUSED if found is None or found == REFUSED else EITHER
+    expects = REFUSED if found == REFUSED else EITHER
     named = (Path(path).name, *NAMES)
     return Mutated(f"{form} in {path}", changed(files, path, content), expects, named, equals)
 
