@@ -1,5 +1,5 @@
 # `make demo`: from nothing to a trained, tested detector; `make demo-rprnet`: another; `make compare`: all.
-# `make test`: the tests. Each makes .venv first.
+# `make test`: the tests; `make faults`: ten minutes of kills, full disks and damaged files. Each makes .venv first.
 PYTHON ?= python3
 RUN := .venv/bin/python
 
@@ -11,7 +11,7 @@ RPRNET_DATA := data/rprnet_demo/Synthetic
 RPRNET_TRAIN := --epochs 3 --patch_size 48 --learning_rate 5e-4 --num_workers 0 --set schedule=constant \
 	--set validation=holdout --set model.init=constructor --set loss_options.variant=clean
 
-.PHONY: demo demo-rprnet compare test test-slow lint clean
+.PHONY: demo demo-rprnet compare test test-slow faults lint clean
 
 .venv/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
@@ -57,6 +57,11 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(RUN) -m pytest -m slow
+
+# What is injected, and how much: make faults FAULTS="--form full", FAULTS="--classes kills --seed 7"; Linux.
+FAULTS :=
+faults: .venv/ready
+	$(RUN) -m tests.faults $(FAULTS)
 
 lint: .venv/ready
 	$(RUN) -m ruff check .
