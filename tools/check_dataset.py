@@ -31,30 +31,21 @@ CHANGES_FIGURES = 1  # the exit code
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from utils.cli import HelpFormatter, Parser, add_settings, number
+
+    parser = Parser(__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
     names = {"nargs": "+", "metavar": "NAME", "default": ["Synthetic"]}
-    add("--dataset_names", "--dataset", help="data sets, by name (default: Synthetic)", **names)
-    text = "the data set's own folder, or the parent of several (default: data)"
+    add("--dataset_names", "--dataset", help="data sets, by name", **names)
+    text = "the data set's own folder, or the parent of several"
     add("--dataset_dir", "--datapath", type=Path, default=Path("data"), help=text)
-    text = "an option of the data set's reader, such as box_origin=1 (repeatable)"
-    options = {"action": "append", "default": [], "dest": "dataset_options", "metavar": "KEY=VALUE"}
-    add("--dataset_option", help=text, **options)
+    text = "an option of the data set's reader, such as box_origin=1"
+    add_settings(parser, "--dataset_option", "dataset_options", text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add("--workers", type=int, default=cores, help=f"processes that read (default: {cores}, the cores)")
-    add(
-        "--log_dir",
-        "--logpath",
-        type=Path,
-        default=Path("log"),
-        help="where reports are written (default: log)",
-    )
-    flags = parser.parse_args(argv)
-    if not 1 <= flags.workers <= 1024:
-        raise UserError(f"--workers takes 1 to 1024, not {flags.workers}; leave it out for one per core")
-    return flags
+    workers = number(int, at_least=1, at_most=1024)
+    add("--workers", type=workers, default=cores, help="processes that read; by default one per core")
+    add("--log_dir", "--logpath", type=Path, default=Path("log"), help="where reports are written")
+    return parser.parse_args(argv)
 
 
 def recipe_constants(name: str) -> dict[str, tuple[float, float]]:
