@@ -65,6 +65,8 @@ class CachedFrames:
             self._open()
         if not self._is_checked[index]:
             if not self._is_whole(index):
+                self._open()  # as another process may have written it anew
+            if not self._is_whole(index):
                 print(f"note: frame {index} in the cache file {self.path} is damaged; it is written anew")
                 self._build()
                 self._open()

@@ -310,6 +310,19 @@ def test_a_disk_that_does_not_keep_what_is_written_is_named(cached, monkeypatch)
         read_again(cached)
 
 
+def test_of_two_processes_that_find_the_same_damage_one_writes_the_file(cached, capsys):
+    sequence, path, pixels = cached
+    content = bytearray(path.read_bytes())
+    content[150] ^= 1
+    path.write_bytes(content)
+    pair = [SequenceFrames(sequence, cache=path.parent) for _ in range(2)]
+    for frames in pair:
+        frames.image(2)  # mapped before anything is found
+    for frames in pair:
+        assert np.array_equal(frames.images(0, 3), pixels)
+    assert capsys.readouterr().out.count("note:") == 1
+
+
 def test_a_file_of_another_sequence_or_program_is_not_used(tmp_path, monkeypatch):
     cache, files = tmp_path / "cache", []
     for name in "ab":
