@@ -12,13 +12,13 @@ import pytest
 
 from dataset.scene import SceneSettings
 from dataset.synthetic import write_dataset
-from tests.wrong_flags import commands, is_told, wrong_calls
+from tests.wrong_flags import CONTRADICTIONS, commands, is_told, wrong_calls
 from utils.errors import UserError, run_command
 from utils.files import temporary_beside
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SEED, EVERY = 0, 40  # the default run takes every so many of the calls
+SEED, EVERY = 0, 50  # the default run takes every so many of the calls
 
 
 def fault_of(command: str, argv: list[str], folder: Path, capfd) -> str:
@@ -54,6 +54,13 @@ def test_a_part_of_the_wrong_flags_is_told_in_a_sentence_each(calls, capfd):
     folder, every = calls
     assert len(every) >= 1000
     check(every[::EVERY], folder, capfd)
+
+
+def test_what_contradicts_itself_is_told_in_a_sentence(calls, capfd):
+    folder, every = calls
+    chosen = [call for call in every if any(call[1][-len(flags) :] == flags for flags in CONTRADICTIONS)]
+    assert len(chosen) >= len(CONTRADICTIONS)
+    check(chosen, folder, capfd)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ wrong one.
 import argparse
 import importlib
 import random
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from unittest import mock
 
 from dataset.scene import SceneSettings
 from dataset.synthetic import write_dataset
-from utils.cli import Parser, recipe_help
+from utils.cli import Parser
 from utils.recipe.fields import Setting, kinds_of
 from utils.recipe.resolve import SETTINGS
 from utils.registry import AUGMENTATIONS, DATASETS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES
@@ -258,11 +259,16 @@ def is_told(argv: list[str], sentence: str) -> bool:
     """Whether a sentence names the last flag of a call, its key or its value."""
     place = max(i for i, word in enumerate(argv) if word.startswith("--") and len(word) > 2)
     flag, value = argv[place].partition("=")[0], " ".join(argv[place + 1 :])
-    value = value.replace("\\n", " ")
-    names = [flag.removeprefix("--"), value.split("=")[0].rpartition(".")[2], value.rpartition("=")[2]]
-    names += [repr(value)]
-    sentence = sentence.replace("\\n", " ")
-    return any(name.strip("'\"")[:20] in sentence for name in names if name.strip("'\" "))
+    names = (flag.removeprefix("--"), value.split("=")[0].rpartition(".")[2], value, value.rpartition("=")[2])
+    said = without_quotes(sentence)
+    return any(without_quotes(name)[:20] in said for name in map(printable, names) if without_quotes(name))
 
 
-__all__ = ["commands", "is_told", "parser_of", "recipe_help", "wrong_calls"]
+def printable(text: str) -> str:
+    """What cannot be printed, as `repr` shows it."""
+    return text if text.isprintable() else repr(text)
+
+
+def without_quotes(text: str) -> str:
+    """Text without quotes, backslashes, ends of lines and blanks, which sentences show in different ways."""
+    return re.sub(r"\\+n|[\\'\"\s]", "", text)
