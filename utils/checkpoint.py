@@ -82,6 +82,14 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Pat
 # ---------------------------------------------------------------- published checkpoints
 
 
+def read_published(path: str | Path) -> Any:
+    """What a published file holds. Raises UserError for a damaged one, and for one of train.py."""
+    content = read_torch_file(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        raise UserError(f"{path} was written by train.py; use --checkpoint for it")
+    return content
+
+
 def load_official(
     model: nn.Module, source: str | Path | dict[str, Any], origin: str | Path = "the state dict"
 ) -> dict[str, Any]:
@@ -98,9 +106,7 @@ def load_official(
     Raises UserError listing what is left over; the model is then unchanged.
     """
     if isinstance(source, str | Path):
-        source, origin = read_torch_file(source), source
-    if isinstance(source, dict) and source.get("format") == FORMAT:
-        raise UserError(f"{origin} was written by train.py; use --checkpoint for it")
+        source, origin = read_published(source), source
     published, facts = unwrap(source, origin)
     try:
         filled, problems = matched(model, published)
