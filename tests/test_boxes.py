@@ -165,3 +165,39 @@ def test_boxes_are_no_map_and_may_be_none():
     empty = MapPrediction(np.zeros((4, 6), np.float32), 0.5)
     assert empty.boxes.shape == (0, 5)
     assert empty.responses.centres.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ([1, 2, 3, 4, 0.5], None),
+        ([1, 2, 1, 2, 0.0], None),
+        ([-9, -9, 99, 99, 1.000001], None),  # as rounding gives it
+        ([1, 2, 3, np.inf, 0.5], "a box that is not finite"),
+        ([1, 2, 3, 4, np.nan], "a box that is not finite"),
+        ([3, 2, 1, 4, 0.5], "a box whose right or lower side lies before its left or upper one"),
+        ([1, 4, 3, 2, 0.5], "a box whose right or lower side lies before its left or upper one"),
+        ([1, 2, 3, 4, -0.25], "a score of -0.25, where scores are from 0 to 1"),
+        ([1, 2, 3, 4, 1.5], "a score of 1.5, where scores are from 0 to 1"),
+    ],
+)
+def test_boxes_that_are_none_are_told(values, fault):
+    boxes = np.array([[0, 0, 1, 1, 0.75], values])
+    assert BoxPrediction(boxes, (9, 9)).fault((9, 9)) == fault
+    assert BoxPrediction(np.zeros((0, 5)), (9, 9)).fault((9, 9)) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (1.000001, None),
+        (1.1, "values from 0 to 1.1, where probabilities are from 0 to 1"),
+        (-0.1, "values from -0.1 to 0, where probabilities are from 0 to 1"),
+        (np.nan, "values from nan to nan, where probabilities are from 0 to 1"),
+    ],
+)
+def test_maps_that_are_none_are_told(value, fault):
+    found = np.zeros((3, 4), np.float32)
+    found[1, 2] = value
+    assert MapPrediction(found, 0.5).fault((3, 4)) == fault
+    assert MapPrediction(found, 0.5).fault((4, 3)) == "a map of [3, 4] pixels for a frame of [4, 3]"

@@ -287,7 +287,7 @@ def test_a_damaged_numpy_type_does_not_end_the_process(tmp_path):
     damaged = whole.replace(b"NNNJ", b"NN\x86J")
     assert damaged != whole
     path.write_bytes(damaged)
-    assert read_torch_file(path) == {"value": 0.5}
+    assert read_torch_file(path) == ({"value": 0.5}, False)
 
 
 # ---------------------------------------------------------------- random state
@@ -318,3 +318,15 @@ def test_one_seed_gives_the_same_draws():
     first = draws()
     set_seed(5)
     assert draws() == first
+
+
+def test_a_checkpoint_that_has_lost_its_checksum_is_refused(tmp_path):
+    """As when its records were taken out and put together again, perhaps with those of another run."""
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, CONTENT)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "again.pth", "w") as again:
+        for record in whole.infolist():
+            again.writestr(record.filename, whole.read(record))
+    assert torch.load(tmp_path / "again.pth", weights_only=True)["epoch"] == CONTENT["epoch"]
+    with pytest.raises(UserError, match="again.pth has lost the checksum that it was written with"):
+        read_checkpoint(tmp_path / "again.pth")

@@ -1,5 +1,6 @@
 """Published checkpoints import strictly or not at all: no key is left over, no parameter stays unfilled."""
 
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -98,6 +99,66 @@ def test_weights_of_another_model_or_length_are_refused(weights, model):
 )
 def test_a_dict_without_weights_is_refused(model, source):
     assert_refused_and_unchanged(model, source, "no state dict of tensors")
+
+
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch will give them up
+        return torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (
+            torch.tensor([0.5], dtype=torch.complex64),
+            "final.bias holds torch.complex64 instead of torch.float32",
+        ),
+        (torch.tensor([1]), "final.bias holds torch.int64 instead of torch.float32"),
+        (torch.tensor([True]), "final.bias holds torch.bool instead of torch.float32"),
+        (torch.tensor([float("nan")]), "final.bias holds numbers that are not finite"),
+        (torch.tensor([1e300], dtype=torch.float64), "final.bias holds numbers that are not finite"),
+        (torch.tensor([0.5]).to_sparse(), "final.bias is sparse, quantized or without numbers"),
+        (torch.empty(1, device="meta"), "final.bias is sparse, quantized or without numbers"),
+        (quantized(), "final.bias is sparse, quantized or without numbers"),
+        (
+            torch.ones(1).expand(10**9, 10**9),
+            r"final.bias has shape \[1000000000, 1000000000\] instead of \[1\]",
+        ),
+    ],
+)
+def test_weights_that_are_no_such_numbers_are_refused(tmp_path, weights, model, value, said):
+    assert_refused_and_unchanged(model, {**weights, "final.bias": value}, said)
+    path = tmp_path / "best_model.pth"
+    torch.save({"model_state_dict": {**weights, "final.bias": value}}, path)
+    assert_refused_and_unchanged(model, path, f"best_model.pth is not a checkpoint of DeepPro: {said}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_converted(weights, model, dtype):
+    load_official(model, {**weights, "final.bias": torch.tensor([0.375], dtype=dtype)})
+    assert torch.equal(model.head.bias, torch.tensor([0.375]))
+
+
+def test_views_of_shared_memory_are_weights_like_others(tmp_path, weights, model):
+    """One storage, of which the published tensors are parts, some with gaps between their numbers."""
+    shared = torch.arange(10_000.0)
+    kernel = weights["final.weight"]
+    views = {"final.weight": shared[: 2 * kernel.numel() : 2].view(kernel.shape), "final.bias": shared[7:8]}
+    torch.save({**weights, **views}, tmp_path / "a.pth")
+    load_official(model, tmp_path / "a.pth")
+    assert torch.equal(model.head.weight, views["final.weight"]) and model.head.bias.item() == 7
+
+
+def test_the_sentence_of_a_model_names_the_file(tmp_path):
+    torch.save({"feature_fusion.C3_p4.conv1.conv.weight": torch.zeros(())}, tmp_path / "a.pth")
+    assert_refused_and_unchanged(
+        create_model("STMENet"), tmp_path / "a.pth", "a.pth: these are the weights of the"
+    )
+
+
+def test_other_entries_may_have_any_key(weights, model):
+    assert load_official(model, {"model": weights, 3: "three", "optimizer": {}}) == {3: "three"}
 
 
 def test_a_file_that_holds_no_dict_is_refused(tmp_path, model):

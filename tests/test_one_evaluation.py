@@ -1,7 +1,12 @@
 """Box and mask detectors by the same commands, in one table; predictions that are kept and scored again."""
 
 import csv
+import errno
 import json
+import os
+import re
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +16,9 @@ from PIL import Image
 
 import test
 import train
-from utils.boxes import BoxPrediction, MapPrediction
 from utils.checkpoint import read_checkpoint
-from utils.errors import UserError, run_command
-from utils.report.predictions import PredictionWriter, read_predictions
+from utils.errors import run_command
+from utils.report import evaluation
 
 CPU = ("--device", "cpu")
 
@@ -149,6 +153,104 @@ def test_spoilt_predictions_are_refused_in_a_sentence(tested, tmp_path, run, spo
     code, _, complaint = run(test, "--predictions", copy, "--log_dir", tmp_path / "log")
     assert code == 2
     assert message in complaint and complaint.count("\n") == 1
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-9]), "Sequence5.npz is cut off or damaged"),
+        (
+            lambda p: p.write_bytes(p.read_bytes().replace(b"00007.npy", b"00008.npy")),
+            "Sequence5.npz has 24 maps",
+        ),
+        (
+            lambda p: p.write_bytes(p.read_bytes()[:500] + b"." + p.read_bytes()[501:]),
+            "Sequence5.npz is not what was",
+        ),
+    ],
+)
+def test_damaged_maps_are_refused_before_anything_is_scored(tested, tmp_path, run, spoil, message):
+    copy = shutil.copytree(only(tested / "Synthetic" / "TopHat") / "predictions", tmp_path / "predictions")
+    spoil(copy / "Sequence5.npz")
+    code, said, complaint = run(test, "--predictions", copy, "--log_dir", tmp_path / "log")
+    assert (code, complaint.count("\n")) == (2, 1), complaint
+    assert message in complaint and "IoU" not in said
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "TopHta"}, "predictions.json: there is no model 'TopHta'; did you mean TopHat"),
+        ({"model": "STMENet"}, "has predictions of kind maps, but STMENet predicts boxes"),
+        ({"dataset": "Nowhere"}, "predictions.json: there is no data set 'Nowhere'"),
+        ({"dataset_options": ["one"]}, "predictions.json: dataset_options: "),
+        ({"recipe": {"version": 2}}, "the recipe in .*predictions.json has no entry 'model'"),
+    ],
+)
+def test_edited_facts_of_predictions_are_refused(tested, tmp_path, run, change, message):
+    copy = shutil.copytree(only(tested / "Synthetic" / "TopHat") / "predictions", tmp_path / "predictions")
+    index = json.loads((copy / "predictions.json").read_text())
+    del index["sha256"]
+    (copy / "predictions.json").write_text(json.dumps(index | change))
+    code, _, complaint = run(test, "--predictions", copy, "--log_dir", tmp_path / "log")
+    assert (code, complaint.count("\n")) == (2, 1), complaint
+    assert re.search(message, complaint), complaint
+    assert not (tmp_path / "log").exists()
+
+
+def test_predictions_without_sums_are_scored_and_a_damaged_map_leaves_no_result(tested, tmp_path, run):
+    """As an earlier program has written them."""
+    copy = shutil.copytree(only(tested / "Synthetic" / "TopHat") / "predictions", tmp_path / "predictions")
+    index = json.loads((copy / "predictions.json").read_text())
+    del index["sha256"], index["files"]
+    (copy / "predictions.json").write_text(json.dumps(index))
+    assert run(test, "--predictions", copy, "--log_dir", tmp_path / "log")[0] == 0
+    with zipfile.ZipFile(copy / "Sequence5.npz") as archive:
+        place = archive.getinfo("00003.npy").header_offset + 60
+    data = bytearray((copy / "Sequence5.npz").read_bytes())
+    data[place] ^= 1
+    (copy / "Sequence5.npz").write_bytes(data)
+    code, _, complaint = run(test, "--predictions", copy, "--log_dir", tmp_path / "damaged")
+    assert code == 2 and "Sequence5.npz: 00003.npy is no map, or damaged" in complaint
+    assert not list((tmp_path / "damaged").rglob("*.*"))
+
+
+def test_the_evaluation_is_written_last(tested, tmp_path, run, monkeypatch):
+    """Where it is, all the other files of the test are there too."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "roc.png")
+
+    monkeypatch.setattr(evaluation, "write_curves", full)
+    source = only(tested / "Synthetic" / "TopHat")
+    code, _, complaint = run(test, "--predictions", source, "--log_dir", tmp_path)
+    assert code == 2 and "roc.png: No space left on device" in complaint
+    assert list(tmp_path.rglob("table.md")) and not list(tmp_path.rglob("eval.json"))
+
+
+def test_a_path_of_another_flag_is_refused_with_the_right_one(trained, tested, tmp_path, run):
+    predictions = only(tested / "Synthetic" / "TopHat")
+    cases = [
+        (("--checkpoint", trained), "is a folder; give a .pth file in it"),
+        (("--checkpoint", predictions), f"use --predictions {predictions}"),
+        (("--checkpoint", predictions / "eval.json"), "eval.json is no torch file"),
+        (
+            ("--checkpoint", predictions / "predictions/Sequence5.npz"),
+            "Sequence5.npz is damaged or was not written by",
+        ),
+        (("--official", trained), "is a folder; give a .pth file in it"),
+        (("--official", trained / "best.pth"), "use --checkpoint for it"),
+        (("--predictions", trained), f"use --checkpoint {trained / 'best.pth'}"),
+        (("--predictions", trained / "best.pth"), "weights are given by --checkpoint or --official"),
+        (("--predictions", tmp_path), "there is no predictions.json in"),
+        (("--predictions", trained / "best.pth" / "x"), "Not a directory; give a path that can be read"),
+    ]
+    for flags, said in cases:
+        code, _, complaint = run(test, "--model_names", "STMENet", *flags, "--log_dir", tmp_path / "log")
+        assert (code, complaint.count("\n")) == (2, 1), complaint
+        assert said in complaint, complaint
 
 
 def test_predictions_of_other_frames_are_refused(tested, tiny_data, tmp_path, run):
@@ -157,49 +259,3 @@ def test_predictions_of_other_frames_are_refused(tested, tiny_data, tmp_path, ru
     code, _, complaint = run(test, "--predictions", source, *flags)
     assert code == 2
     assert "has 0 predictions of" in complaint
-
-
-class Video:
-    """As much of a TestVideo as the writer asks for."""
-
-    def __init__(self, name: str, frames: int):
-        paths = [Path(f"{number}.png") for number in range(frames)]
-        sequence = type("Sequence", (), {"images": paths})
-        self.name, self.size = name, (30, 40)
-        self.frames = type("Frames", (), {"sequence": sequence, "__len__": lambda _: frames})()
-
-
-@pytest.mark.parametrize("kind", ["maps", "boxes"])
-def test_what_is_kept_comes_back_to_the_last_bit(kind, tmp_path):
-    draw = np.random.default_rng(0)
-    videos = [Video("a/b", 3), Video("c", 2)]
-    writer, written = PredictionWriter(tmp_path), {}
-    for video in videos:
-        for index in range(len(video.frames)):
-            if kind == "maps":
-                prediction = MapPrediction(draw.random((30, 40)).astype(np.float32), 0.5)
-            else:
-                corner = draw.uniform(-3, 30, (draw.integers(0, 4), 2))
-                boxes = np.hstack(
-                    [corner, corner + draw.uniform(0.1, 9, corner.shape), draw.random((len(corner), 1))]
-                )
-                prediction = BoxPrediction(boxes.astype(np.float32).astype(np.float64), (30, 40))
-            writer(video, index, prediction, {})
-            written[video.name, index] = prediction
-    writer.finish({"model": "A"})
-    predict = read_predictions(tmp_path).reader(0.5)
-    for video in videos:
-        for index, prediction in predict(video):
-            expected = written.pop((video.name, index))
-            if kind == "maps":
-                assert np.array_equal(prediction.map, expected.map) and prediction.map.dtype == np.float32
-            else:
-                assert np.array_equal(prediction.boxes, expected.boxes)
-    assert not written
-
-
-def test_an_unfinished_test_leaves_nothing_that_could_be_scored(tmp_path):
-    writer = PredictionWriter(tmp_path)
-    writer(Video("a", 2), 0, MapPrediction(np.zeros((30, 40), np.float32), 0.5), {})
-    with pytest.raises(UserError, match="there is no predictions.json"):
-        read_predictions(tmp_path)

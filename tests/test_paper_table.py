@@ -65,6 +65,47 @@ def test_published_and_own_rows_stand_together(tmp_path, capsys):
     assert "6 of these lines were measured here" in said
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda p, f: p.write_text("{"), "eval.json is no JSON with figures"),
+        (lambda p, f: p.write_text("[]"), "eval.json holds [] instead of entries by name"),
+        (lambda p, f: (p.unlink(), p.mkdir()), "eval.json, which should hold figures, is no file"),
+        (lambda p, f: f.pop("split"), "eval.json has no entry 'split'"),
+        (lambda p, f: f["scores"].append(3), "eval.json, scores[2] holds 3 instead of entries by name"),
+        (
+            lambda p, f: f["scores"][1].update(rule=None),
+            "eval.json, scores[1] has rule = None instead of a text",
+        ),
+        (
+            lambda p, f: f["scores"][0].update(groups={"all": 1}),
+            "scores[0] has groups = a dict instead of figures",
+        ),
+        (
+            lambda p, f: f["scores"][0]["groups"]["all"].update(pd="0.5"),
+            "scores[0], group all, has pd = '0.5' instead of a number, or none",
+        ),
+        (lambda p, f: f.update(dataset="DAUB"), "eval.json is a test on DAUB"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_read_is_left_out_with_a_note(tmp_path, capsys, spoil, said):
+    runs = tmp_path / "NUDT-MIRSDT" / "DeepPro"
+    evaluation(runs / "2026-01-01_10-00-00", "a.pth", 0.25)
+    evaluation(runs / "2026-01-02_10-00-00", "b.pth", 0.5)
+    path = runs / "2026-01-02_10-00-00" / "eval.json"
+    facts = json.loads(path.read_text())
+    spoil(path, facts)
+    if path.is_file() and len(path.read_text()) > 2:
+        path.write_text(json.dumps(facts))
+    assert run("--paper_table", "NUDT-MIRSDT", "--log_dir", tmp_path) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"note: {path}") and said in captured.err
+    assert (
+        captured.err.endswith("; its figures are left out of the table\n") and captured.err.count("\n") == 1
+    )
+    assert "2 of these lines were measured here" in captured.out
+
+
 def test_a_set_without_published_figures_is_refused(tmp_path, capsys):
     assert run("--paper_table", "Synthetic", "--log_dir", tmp_path) == 2
     assert "nothing is published on Synthetic; known: DAUB" in capsys.readouterr().err

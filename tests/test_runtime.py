@@ -68,6 +68,16 @@ def test_a_network_is_computed_in_the_dtype_and_decoded_in_float32(dots, tiny_da
     assert 0 < difference < 0.05
 
 
+@pytest.mark.parametrize("value", [float("nan"), -0.5, 2.0])
+def test_what_is_no_probability_is_told_instead_of_scored(dots, tiny_data, value):
+    """No metric would notice: nan is not above any threshold."""
+    dots.decode = lambda raw: torch.full_like(raw["logits"], value)
+    data = create_dataset("Synthetic", tiny_data, "test")
+    said = f"the network predicts values from {value:g} to {value:g}, .*, in frame 1 of {data[0].name}"
+    with pytest.raises(UserError, match=said):
+        maps_of(dots, Runtime(CPU), data)
+
+
 def test_a_step_is_computed_in_the_dtype_with_weights_and_loss_in_float32(dots):
     seen = []
 

@@ -12,7 +12,8 @@ from utils.errors import UserError
 from utils.files import write_atomically
 from utils.torch_file import read_torch_file, torch_bytes
 
-FORMAT = "moving-irstd checkpoint, version 1"
+FORMAT = "moving-irstd checkpoint, version 2"
+WITHOUT_CHECKSUM = "moving-irstd checkpoint, version 1"  # of files that earlier programs wrote
 WRAPPERS = ("model_state_dict", "state_dict", "model", "net")
 REMEDY = "take another checkpoint of this run"
 
@@ -40,10 +41,17 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint that `save_checkpoint` wrote. Raises UserError for a damaged or foreign file."""
-    content = read_torch_file(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content, has_checksum = read_torch_file(path)
+    if not is_own(content):
         raise UserError(f"{path} was not written by train.py; for a published file use --official {path}")
+    if content["format"] == FORMAT and not has_checksum:
+        raise UserError(f"{path} has lost the checksum that it was written with; {REMEDY}")
     return content
+
+
+def is_own(content: Any) -> bool:
+    """Whether train.py wrote what a file holds, of this version or of an earlier one."""
+    return isinstance(content, dict) and content.get("format") in (FORMAT, WITHOUT_CHECKSUM)
 
 
 def read_run(path: str | Path) -> dict[str, Any]:
@@ -82,6 +90,14 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Pat
 # ---------------------------------------------------------------- published checkpoints
 
 
+def read_published(path: str | Path) -> Any:
+    """What a published file holds. Raises UserError for a damaged one, and for one of train.py."""
+    content, _ = read_torch_file(path)
+    if is_own(content):
+        raise UserError(f"{path} was written by train.py; use --checkpoint for it")
+    return content
+
+
 def load_official(
     model: nn.Module, source: str | Path | dict[str, Any], origin: str | Path = "the state dict"
 ) -> dict[str, Any]:
@@ -98,9 +114,7 @@ def load_official(
     Raises UserError listing what is left over; the model is then unchanged.
     """
     if isinstance(source, str | Path):
-        source, origin = read_torch_file(source), source
-    if isinstance(source, dict) and source.get("format") == FORMAT:
-        raise UserError(f"{origin} was written by train.py; use --checkpoint for it")
+        source, origin = read_published(source), source
     published, facts = unwrap(source, origin)
     try:
         filled, problems = matched(model, published)

@@ -75,10 +75,10 @@ def torch_bytes(content: Any) -> bytes:
     return file.getvalue()
 
 
-def read_torch_file(path: str | Path) -> Any:
-    """The content of a torch file, on the CPU, see `torch_content`; the file is read once.
+def read_torch_file(path: str | Path) -> tuple[Any, bool]:
+    """(content of a torch file, on the CPU, see `torch_content`; whether it has a checksum of `torch_bytes`).
 
-    Raises UserError as that does, and for a file that is missing or cannot be read.
+    The file is read once. Raises UserError as that does, and for a file that is missing or cannot be read.
     """
     path = Path(path)
     try:
@@ -89,7 +89,8 @@ def read_torch_file(path: str | Path) -> Any:
         raise UserError(f"cannot read the checkpoint {path}: {reason(error)}; put that right") from None
     if is_folder:
         raise UserError(f"{path} is a folder and no checkpoint; give a .pth file in it")
-    return torch_content(read_bytes(path, "a checkpoint"), path)
+    data = read_bytes(path, "a checkpoint")
+    return torch_content(data, path), has_checksum(data)
 
 
 def torch_content(data: bytes, path: Path) -> Any:
@@ -134,11 +135,16 @@ def why_refused(error: Exception, is_unchecked: bool) -> str:
 # ---------------------------------------------------------------- checksums
 
 
+def has_checksum(data: bytes) -> bool:
+    """Whether the bytes of a file end in a checksum, as `torch_bytes` gives them."""
+    return data[-DIGITS - len(LABEL) : -DIGITS] == LABEL
+
+
 def check_bytes(data: bytes, path: Path) -> None:
     """Raises UserError where the bytes of a torch file are not those that were written."""
     if not data:
         raise UserError(f"{path} is empty; {REMEDY}")
-    if data[-DIGITS - len(LABEL) : -DIGITS] == LABEL:
+    if has_checksum(data):
         if hashlib.sha256(memoryview(data)[:-DIGITS]).hexdigest().encode() != data[-DIGITS:]:
             raise UserError(f"{path} is damaged: its checksum is another one; {REMEDY}")
     elif data.startswith(b"PK"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from utils.checkpoint import REMEDY, load_official, load_weights, read_run
+from utils.checkpoint import REMEDY, load_official, load_weights, read_published, read_run
 from utils.cli import reader_options
 from utils.engine.dry_run import dry_run
 from utils.engine.predict import predict_video
@@ -25,7 +25,6 @@ from utils.report.prediction_files import INDEX
 from utils.report.prediction_files import REMEDY as PREDICTIONS_REMEDY
 from utils.report.predictions import SavedPredictions, read_predictions
 from utils.task import Task, task_of
-from utils.torch_file import read_torch_file
 
 CreateModel = Callable[..., nn.Module]
 
@@ -176,7 +175,7 @@ def find_candidates(
         elif next(create_model(name).parameters(), None) is None:
             candidates.append(Candidate(name))
         elif files:
-            published = read_torch_file(files[0])
+            published = read_published(files[0])
             candidates.append(Candidate(name, official=files.pop(0), published=published))
         else:
             raise UserError(
@@ -194,6 +193,10 @@ def kept_candidate(saved: SavedPredictions) -> Candidate:
     """
     facts = {**saved.facts, "dataset": named(DATASETS, saved.facts["dataset"], saved.index)}
     candidate = Candidate(named(MODELS, facts["model"], saved.index), saved=replace(saved, facts=facts))
+    try:
+        reader_options(facts["dataset_options"])
+    except UserError as error:
+        raise UserError(f"{saved.index}: dataset_options: {error}") from None
     if saved.facts["kind"] != candidate.task.kept:
         raise UserError(
             f"{saved.index} has predictions of kind {saved.facts['kind']}, but {candidate.name} predicts "

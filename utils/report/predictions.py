@@ -27,6 +27,7 @@ FACTS = {
     "kind": Kind(" or ".join(STORES), lambda value: type(value) is str and value in STORES),
     "model": WORD,
     "weights": WORD,
+    "trained_on": Kind("a word, or none", lambda value: value is None or WORD.fits(value)),
     "dataset": WORD,
     "dataset_dir": WORD,
     "dataset_options": WORDS,
