@@ -10,12 +10,7 @@ from pathlib import Path
 
 from tests.faults.campaign import Case, FaultClass, NotHeld, NotPossible
 from tests.faults.judges import refusal
-
-try:
-    from tests.wrong_flags import wrong_calls
-except ImportError:  # until it is there
-    from tests.faults.simple_flags import wrong_calls
-
+from tests.wrong_flags import wrong_calls
 
 CALLS: list[tuple[str, list[str]]] = []
 FOLDER: list[Path] = []
