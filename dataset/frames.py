@@ -208,6 +208,7 @@ class SequenceFrames:
             chosen = self.view.settings
             resizing = (self.view.resize, chosen.letterbox, chosen.image_resize, chosen.mask_resize)
             sources, decode = getattr(self.sequence, kind), partial(self._decode, kind)
-            content = (self.sequence.name, kind, self.sequence.mask_rule, *resizing)
+            checked = (self.file_size, self.sequence.mask_rule)
+            content = (self.sequence.name, kind, *checked, *resizing)
             self._caches[kind] = CachedFrames(self.cache, content, sources, decode)
         return self._caches[kind]
