@@ -243,6 +243,7 @@ def test_a_full_disk_in_the_record_leaves_the_epoch_to_be_done_again(
     assert_same_run(folder, reference)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_run_goes_on_without_curves(monkeypatch, capfd, begin, reference, tmp_path):
     """On a full disk the thread that writes them ends first."""
     append, calls = LocalFileSystem.append, []
