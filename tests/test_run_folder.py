@@ -30,6 +30,7 @@ from utils.engine.resume import changed_data
 from utils.errors import UserError, sentence
 from utils.files import temporary_beside
 from utils.runlog import Record, RunLock, latest_run, new_run_folder
+from utils.signals import STOPS
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="kills processes by POSIX signals"),
@@ -243,6 +244,7 @@ def test_a_full_disk_in_the_record_leaves_the_epoch_to_be_done_again(
     assert_same_run(folder, reference)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_run_goes_on_without_curves(monkeypatch, capfd, begin, reference, tmp_path):
     """On a full disk the thread that writes them ends first."""
     append, calls = LocalFileSystem.append, []
@@ -501,6 +503,20 @@ def test_a_worker_that_is_killed_ends_in_a_sentence_with_all_steps_saved(
     assert not multiprocessing.active_children()
     go_on(folder)
     assert_same_run(folder, reference)
+
+
+def test_a_worker_leaves_stops_to_the_main_process_and_ends_with_its_work():
+    loader = ClipLoader(FakeClips(lambda: torch.zeros(3)), [[0, 1], [2, 3]], 1, pins_memory=False)
+    served = iter(loader)
+    next(served)
+    (worker,) = loader.processes
+    for number in STOPS:
+        os.kill(worker.pid, number)
+    worker.join(0.3)
+    assert worker.is_alive()
+    assert len(list(served)) == 1 and len(list(loader)) == 2
+    loader.close()
+    assert worker.exitcode == 0
 
 
 def test_a_worker_that_hangs_is_ended(monkeypatch):

@@ -16,7 +16,7 @@ from toys import registered_toys
 import train
 from tests.conftest import ROOT
 from utils.errors import run_command
-from utils.signals import STOPS, Interruption, Stopped, StopRequest, handling, shielding_children
+from utils.signals import Interruption, Stopped, StopRequest, handling, shielding_children
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals"),
@@ -228,7 +228,7 @@ def raise_all(*names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("SIGINT",), ("SIGTERM",), ("SIGHUP",), ("SIGINT", "SIGINT"), ("SIGTERM",) * 3]
+    "names", [("SIGINT",), ("SIGTERM",), ("SIGHUP",), ("SIGUSR1",), ("SIGINT", "SIGINT"), ("SIGTERM",) * 3]
 )
 def test_a_command_that_is_asked_to_end_has_the_code_130(capfd, names):
     """Before a run begins, or in a test; handlers are what they were afterwards."""
@@ -249,14 +249,14 @@ def test_a_command_that_is_asked_to_end_has_the_code_130(capfd, names):
 def test_what_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with handling(STOPS, StopRequest()) as _:
+        with handling(StopRequest()) as _:
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_forked_process_ends_by_the_signal_itself():
-    with handling(STOPS, Interruption()):
+    with handling(Interruption()):
         child = os.fork()
         if child == 0:
             signal.raise_signal(signal.SIGTERM)
@@ -268,7 +268,7 @@ def test_a_later_ctrl_c_ends_at_once(monkeypatch, capfd):
     clock = iter([10.0, 10.2, 10.9, 11.5, 12.0])
     monkeypatch.setattr("utils.signals.time.monotonic", lambda: next(clock))
     stop = StopRequest()
-    with handling(STOPS, stop):
+    with handling(stop):
         raise_all("SIGTERM", "SIGINT", "SIGTERM")
         assert stop.asked
         with pytest.raises(KeyboardInterrupt) as end:
@@ -280,7 +280,7 @@ def test_a_later_ctrl_c_ends_at_once(monkeypatch, capfd):
 @pytest.mark.parametrize("when", ["before", "within"])
 def test_a_stop_ends_the_waiting(when):
     stop = StopRequest()
-    with handling(STOPS, stop), pytest.raises(Stopped):
+    with handling(stop), pytest.raises(Stopped):
         if when == "before":
             raise_all("SIGTERM")
         with stop.waiting():
@@ -292,7 +292,7 @@ def test_a_stop_ends_the_waiting(when):
 
 def test_a_shielded_child_never_meets_a_stop():
     stop = StopRequest()
-    with handling(STOPS, stop):
+    with handling(stop):
         with shielding_children():
             child = os.fork()
             if child == 0:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 
-from utils.signals import ENDS, Interruption, handling
+from utils.signals import Interruption, handling
 
 USER_ERROR, INTERRUPTED, FAULT = 2, 130, 1  # exit codes
 BROKEN_PIPE = 141  # as a shell counts a program whose reader has gone
@@ -79,7 +79,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     What the user can put right becomes one line on standard error and code 2, an interruption code 130. A
     fault of the program keeps its traceback, says where to report it, and has code 1.
     """
-    with handling(ENDS, Interruption()):
+    with handling(Interruption()):
         try:
             code = main() or 0
             sys.stdout.flush()

@@ -7,21 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # by which a command ends
-STOPS = (*ENDS, "SIGUSR1")  # by which a training run stops; the last as SLURM's --signal=USR1@60
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last as SLURM sends it by --signal=USR1@60
+STOPS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 TWICE = 1.0  # seconds within which a second signal is the first one's: `timeout` sends two
 
 Handler = Callable[[int, FrameType | None], None]
 
 
-def numbers(names: tuple[str, ...]) -> list[signal.Signals]:
-    """Those of the signals that this system has."""
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
-
-
 @contextlib.contextmanager
-def handling(names: tuple[str, ...], handle: Handler) -> Iterator[None]:
-    """Inside `with`, these signals call `handle` in this process, and act as usual in those it forks.
+def handling(handle: Handler) -> Iterator[None]:
+    """Inside `with`, all these signals call `handle` in this process, and act as usual in those it forks.
 
     A closed terminal that somebody has told to be ignored, as `nohup` does, stays so.
     """
@@ -34,7 +29,7 @@ def handling(names: tuple[str, ...], handle: Handler) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    before = {number: signal.getsignal(number) for number in numbers(names)}
+    before = {number: signal.getsignal(number) for number in STOPS}
     for number, handler in before.items():
         if (number.name, handler) != ("SIGHUP", signal.SIG_IGN):
             signal.signal(number, act)
@@ -105,7 +100,7 @@ def shielding_children() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers(STOPS))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
@@ -114,5 +109,5 @@ def shielding_children() -> Iterator[None]:
 
 def leave_stops_to_the_main_process() -> None:
     """Ctrl-C and schedulers reach every process of a group; the main one alone decides when to stop."""
-    for number in numbers(STOPS):
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

@@ -25,7 +25,7 @@ from utils.recipe.schema import PARTS, Recipe
 from utils.report.pictures import overlay, tile_of
 from utils.runlog import Curves, Record, RunLock, new_run_folder
 from utils.seed import random_state, restore_random_state
-from utils.signals import STOPS, Stopped, StopRequest, handling
+from utils.signals import Stopped, StopRequest, handling
 
 
 class TrainingRun:
@@ -73,7 +73,7 @@ class TrainingRun:
 
         Whatever else ends it, the state after the last finished batch is saved.
         """
-        with handling(STOPS, self.stop), ExitStack() as self.opened:
+        with handling(self.stop), ExitStack() as self.opened:
             self.start()
             try:
                 self.train()
