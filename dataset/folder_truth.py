@@ -162,6 +162,9 @@ class FolderTruth:
         )
         others = [path.name for path in (*coco, *lists) if path.name not in SPLIT_LISTS]
         if others and not found:
+            for path in lists:
+                if path.name in others and not read_text(path).strip():
+                    raise UserError(f"{path} is empty; write a line per frame, or take it away")
             self.notes.append(f"{self.folder} has no truth: {few(others)} hold no boxes")
         return found
 

@@ -194,14 +194,17 @@ def test_what_a_failed_step_held_is_free_when_the_rest_is_saved(monkeypatch, beg
     assert alive == [None]
 
 
+@pytest.mark.parametrize("is_emptied", [False, True])  # the next file may have made it anew
 @pytest.mark.parametrize("when", ["training", "validation"])
 def test_a_run_whose_folder_is_removed_is_saved_there_again(
-    monkeypatch, begin, go_on, reference, tmp_path, when
+    monkeypatch, begin, go_on, reference, tmp_path, when, is_emptied
 ):
     validate = train.TrainingRun.validate
 
     def remove(run):
         shutil.rmtree(run.folder)
+        if is_emptied:
+            run.folder.mkdir()
 
     def removed(run):
         remove(run)

@@ -175,7 +175,7 @@ class TrainingRun:
         """
         if not self.runtime.is_main:
             return
-        self.was_removed |= not self.folder.is_dir()
+        self.was_removed |= not (self.folder / "recipe.json").exists()  # the folder may be made anew
         recipe = self.recipe.to_dict()
         content = {**self.header(), "recipe": recipe, **self.state.content(), "scores": scores or {}}
         save_checkpoint(self.folder / name, content)
@@ -213,7 +213,7 @@ class TrainingRun:
             "train_seconds": round(train_seconds, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }
-        self.was_removed |= not self.folder.is_dir()
+        self.was_removed |= not (self.folder / "recipe.json").exists()  # the folder may be made anew
         self.record.add(entry)
         points = {f"epoch/{name}": value for name, value in entry.items() if name != "epoch"}
         self.curves.add(points, self.progress.steps)
