@@ -456,6 +456,8 @@ def test_a_full_shared_memory_is_told_and_waits_for_nobody(monkeypatch):
         batches_of(lambda: torch.zeros(3))
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 def test_processes_that_cannot_be_started_are_told(monkeypatch, capfd):
     start, started = multiprocessing.Process.start, []
 

@@ -67,6 +67,7 @@ class TrainState:
         self.average = AveragedWeights(model, recipe.ema) if recipe.ema else None
         self.progress = Progress()
         self.is_whole = True
+        self.buffers = list(model.buffers())
 
     @property
     def evaluated(self) -> nn.Module:
@@ -76,18 +77,19 @@ class TrainState:
     def to(self, device) -> None:
         """Move the networks; the optimizer's parameters are the model's."""
         self.model.to(device)
+        self.buffers = list(self.model.buffers())
         if self.average:
             self.average.model.to(device)
 
     @contextmanager
     def unchanged_on_error(self) -> Iterator[None]:
         """Where the block fails, running statistics and random generators are what they were before it."""
-        before, random = [buffer.clone() for buffer in self.model.buffers()], random_state()
+        before, random = [buffer.clone() for buffer in self.buffers], random_state()
         try:
             yield
         except BaseException:
             with torch.no_grad():
-                for buffer, value in zip(self.model.buffers(), before, strict=True):
+                for buffer, value in zip(self.buffers, before, strict=True):
                     buffer.copy_(value)
             restore_random_state(random)
             raise
