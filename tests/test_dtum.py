@@ -366,7 +366,7 @@ def test_extreme_logits_have_finite_loss_and_gradient(name, extreme):
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(UserError, match="no variant 'plain'; known: published, clean"):
+    with pytest.raises(UserError, match="option variant of loss Focal takes published or clean, not 'plain'"):
         create_loss("Focal", variant="plain")
 
 

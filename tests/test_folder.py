@@ -156,7 +156,7 @@ def test_box_csv(clip):
     (clip / "boxes.csv").write_text("frame,x,y,w,h\n2.png,10,20,3,4\n2.png,1,1,1.5,1\n10,5,6,1,1\n")
     assert rows(only(clip).boxes) == [[], [[10, 20, 13, 24], [1, 1, 2.5, 2]], [[5, 6, 6, 7]]]
     assert rows(only(clip, box_origin=1).boxes)[2] == [[4, 5, 5, 6]]
-    fails("box_origin is 2", clip, box_origin=2)
+    fails("option box_origin of data set Folder takes 0 or 1, not 2", clip, box_origin=2)
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,9 @@ def test_acm_needs_two_images_to_train():
 
 
 def test_an_unknown_kind_of_block_is_refused():
-    with pytest.raises(UserError, match="ACM has no blocks 'dense'; known: residual, depthwise"):
+    with pytest.raises(
+        UserError, match="option blocks of model ACM takes residual or depthwise, not 'dense'"
+    ):
         create_model("ACM", blocks="dense")
 
 

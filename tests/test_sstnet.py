@@ -290,7 +290,9 @@ def test_import_refuses_what_does_not_fit(weights):
 
 
 def test_unfit_options_and_clips_are_refused(model):
-    with pytest.raises(UserError, match="no init 'random'; known: constructor, published"):
+    with pytest.raises(
+        UserError, match="option init of model SSTNet takes published or constructor, not 'random'"
+    ):
         create_model("SSTNet", init="random")
     for shape in [(1, 1, 5, 32, 32), (1, 3, 4, 32, 32), (1, 3, 5, 32, 48), (3, 5, 32, 32)]:
         with pytest.raises(UserError, match="SSTNet"):

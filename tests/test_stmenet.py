@@ -492,7 +492,9 @@ def test_a_checkpoint_that_differs_in_an_unused_layer_alone_is_refused(name):
 def test_unfit_options_are_refused(name):
     with pytest.raises(UserError, match=f"{name} has no variant 'NUDT'; known: ITSDT-15K, DAUB, IRDST"):
         create_model(name, variant="NUDT")
-    with pytest.raises(UserError, match=f"{name} has no init 'random'; known: constructor, published"):
+    with pytest.raises(
+        UserError, match=f"option init of model {name} takes published or constructor, not 'random'"
+    ):
         create_model(name, init="random")
     for prior in (0, 1, -0.5):
         with pytest.raises(UserError, match=f"between 0 and 1, or None, not {prior}"):

@@ -7,6 +7,7 @@ every check of a value come from them.
 
 import dataclasses
 import inspect
+import math
 import numbers
 import sys
 import types
@@ -204,7 +205,8 @@ def as_kind(kind: Any, value: Any) -> tuple[bool, Any]:
     if origin in (int, float):
         accepted = numbers.Integral if origin is int else numbers.Real
         is_number = isinstance(value, accepted) and not isinstance(value, bool)
-        fits = is_number and bool(abs(value) <= sys.float_info.max)  # not nan, inf, or a whole number beyond
+        is_whole = isinstance(value, numbers.Integral)
+        fits = is_number and bool(abs(value) <= sys.float_info.max if is_whole else math.isfinite(value))
         return fits, origin(value) if fits else value
     if origin in (bool, str, dict, type(None)):
         return isinstance(value, origin), value
