@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset import SequenceSet, create_dataset
+from dataset.check.warn import tell
 from dataset.published import standing
 from dataset.video import TestVideo
 from metrics.papers import published_rows, refuse_unpublished
@@ -130,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         args.model_names, args.checkpoint, args.official, args.predictions, create_model
     )
     sets = [create_dataset(**wanted) for wanted in wanted_sets(args, candidates)]
-    for note in (note for data in sets for note in data.notes):
-        print(f"note: {note}")
+    tell(sets, args.log_dir)
     tests = [  # all are built before the first one runs
         build_test(args, candidate, data)
         for data in sets

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dataset import SequenceSet, create_dataset
+from dataset.check.warn import tell
 from dataset.clips import EpochBatches, TrainingClips
 from dataset.sequence import SOURCES
 from dataset.video import TestVideo
@@ -108,10 +109,11 @@ def read_data(args: argparse.Namespace, name: str, recipe: Recipe) -> tuple[Sequ
     """(training, validation) sequences, as the recipe's `validation` says."""
     options, sampling = reader_options(args.dataset_options), recipe.sampling
     training = create_dataset(name, args.dataset_dir, "train", **options)
-    for note in training.notes:
-        print(f"note: {note}")
     if sampling.validation == "test":
-        return training, create_dataset(name, args.dataset_dir, "test", **options)
+        test = create_dataset(name, args.dataset_dir, "test", **options)
+        tell((training, test), args.log_dir)
+        return training, test
+    tell((training,), args.log_dir)
     held = training.sequences[sampling.holdout - 1 :: sampling.holdout]
     if not held:
         raise UserError(

@@ -34,22 +34,28 @@ class Difference:
 def differences(data: SequenceSet, targets: int | None = None) -> Iterator[Difference]:
     """Yields what is missing, extra or of another length; nothing where no list is known.
 
-    targets: how many targets the split has, where that was counted; of a set with boxes they are counted here
+    Targets are compared where sequences and frames agree.
+    targets: how many the split has, where that was counted; of a set with boxes they are counted here
     """
     if data.published is None:
         return
     known = {name.casefold(): (name, frames) for name, frames in data.published.frames.items()}
     found = {sequence.name.casefold(): sequence for sequence in data}
+    as_listed = True
     for key, (name, frames) in known.items():
         if key not in found:
             yield Difference(name, f"the published sequence {name} is missing")
         elif frames is not None and len(found[key]) != frames:
             yield Difference(found[key].name, f"{name} has {len(found[key])} frames, published are {frames}")
+        else:
+            continue
+        as_listed = False
     for key, sequence in found.items():
         if key not in known:
-            yield Difference(sequence.name, f"the sequence {sequence.name} is in no published list")
+            as_listed = False
+            yield Difference(sequence.name, f"the sequence {sequence.name} is not in the published list")
     count, wanted = count_boxes(data) if targets is None else targets, data.published.targets
-    if None not in (count, wanted) and count != wanted:
+    if as_listed and None not in (count, wanted) and count != wanted:
         yield Difference("", f"the split has {count} targets, published are {wanted}")
 
 
