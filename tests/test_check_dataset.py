@@ -1,5 +1,6 @@
-"""tools/check_dataset.py: what was planted in a synthetic set is found, nothing else is, and it is told well."""
+"""tools/check_dataset.py: what was planted in a synthetic set is found, and nothing else is."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -10,11 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import test
+import train
+from dataset import create_dataset
 from dataset.check import check_dataset
-from dataset.scene import SceneSettings
+from dataset.check.copies import LIKE_BLOCKS, LIKE_DETAIL, detail_likeness
+from dataset.check.pixels import check_gray_values
+from dataset.check.reading import Task, block_means, read_record
+from dataset.check.tracks import misplaced
+from dataset.check.warn import warnings
+from dataset.scene import RING_INNER, RING_OUTER, SceneSettings
 from dataset.synthetic import write_dataset
+from utils.errors import run_command
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import check_dataset as tool  # noqa: E402
 
 FRAMES = 24
 
@@ -183,17 +194,10 @@ PLANTED = {  # what is planted: kind, split, sequence, and what the sentence hol
         ("centroid map", "test", 5, "masks_centroid/00020.png", "no common target"),
     ],
     jpeg_mask: [("no mask", "test", 7, "masks/00012.jpg is a JPEG with", "write masks as PNG")],
-    coloured_mask: [
-        ("no mask", "train", 3, "masks/00003.png is coloured", ""),
-        ("centroid map", "train", 3, "00003.png", ""),  # the first channel is empty
-    ],
-    flooded_mask: [
-        ("flooded mask", "train", 3, "masks/00006.png marks", "write targets above 0"),
-        ("centroid map", "train", 3, "00006.png", ""),
-    ],
+    coloured_mask: [("no mask", "train", 3, "masks/00003.png is coloured", "")],
+    flooded_mask: [("flooded mask", "train", 3, "masks/00006.png marks", "write targets above 0")],
     large_mask: [
         ("size", "train", 3, "masks/00009.png is 192x192, its frame is 96x96", ""),
-        ("centroid map", "train", 3, "00009.png", ""),
         ("misplaced truth", "train", 3, "masks/00009.png", ""),
     ],
     truncated_frame: [("unreadable", "test", 7, "images/00015.png is truncated", "copy it again")],
@@ -212,7 +216,10 @@ PLANTED = {  # what is planted: kind, split, sequence, and what the sentence hol
     frame_of_another_sequence: [
         ("frame in two sequences", "train", 4, "Sequence4/images/00020.png equals", "Sequence1/images/00003")
     ],
-    missing_frame: [("refused", "train", 2, "00008", "")],
+    missing_frame: [
+        ("refused", "train", 2, "00008", ""),
+        ("gap", "train", 2, "after frame 7 comes 9", ""),
+    ],
     extra_frame: [("refused", "train", 3, "00099", "")],
 }
 HARMLESS = {"repeated frame"}
@@ -238,6 +245,7 @@ def test_a_clean_set_has_no_finding(clean):
     assert {split: facts["frames"] for split, facts in found.statistics.items()} == {"train": 96, "test": 72}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_each_fault_is_found_and_nothing_else(plant, copy):
     plant(copy)
@@ -257,13 +265,11 @@ def planted(clean, tmp_path_factory) -> Path:
 
 
 def test_all_faults_at_once(planted):
-    found = check_dataset("Synthetic", planted)
-    assert unexpected(found.findings, [entry for entries in PLANTED.values() for entry in entries]) == (
-        [],
-        [],
-    )
+    expected = [entry for entries in PLANTED.values() for entry in entries]
+    assert unexpected(check_dataset("Synthetic", planted).findings, expected) == ([], [])
 
 
+@pytest.mark.slow
 def test_processes_find_the_same(planted, tmp_path, run_python, monkeypatch):
     """As a command, with two processes that read, and a piece of one frame each."""
     code = (
@@ -281,3 +287,327 @@ def test_processes_find_the_same(planted, tmp_path, run_python, monkeypatch):
     assert sentences == [finding.sentence for finding in check_dataset("Synthetic", planted).findings]
     (page,) = tmp_path.glob("checks/Synthetic/*/check.txt")
     assert done.stdout.startswith(page.read_text())
+
+
+# ---------------------------------------------------------------- the command: exit code, page, JSON, sheet
+
+
+def run(*args) -> int:
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: tool.main([str(arg) for arg in args]))
+    return end.value.code
+
+
+def written(folder: Path, name: str = "Synthetic") -> tuple[str, dict, Path]:
+    """The page, the content of the JSON and the folder of the only check in a folder of runs."""
+    (page,) = folder.glob(f"checks/{name}/*/check.txt")
+    return page.read_text(), json.loads(page.with_name("check.json").read_text()), page.parent
+
+
+def test_a_clean_set_ends_with_0(clean, tmp_path, capsys):
+    assert run("--dataset_dir", clean.parent, "--log_dir", tmp_path, "--workers", 1) == 0
+    page, facts, folder = written(tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith(page) and "=> Nothing was found that would change a figure." in page
+    assert (facts["changes_figures"], facts["findings"]) == (False, [])
+    assert not (folder / "check.png").exists()
+
+
+def test_a_planted_set_ends_with_1_and_a_page(planted, tmp_path, capsys):
+    assert run("--dataset_dir", planted, "--log_dir", tmp_path, "--workers", 1) == 1
+    page, facts, folder = written(tmp_path)
+    assert max(map(len, page.splitlines())) <= 100
+    verdict, harmful, harmless = (page.index(text) for text in ("=>", "These change figures", "These do not"))
+    assert verdict < harmful < page.index("test frames that are training frames (1)") < harmless
+    assert harmless < page.index("frames that repeat an earlier one (1)") < page.index("Statistics")
+    assert "Sequence6/images/00003.png equals Sequence1/images/00010.png" in page  # within the data set
+    assert len(facts["findings"]) == sum(map(len, PLANTED.values()))
+    for finding in facts["findings"]:
+        assert (
+            finding["sentence"] and finding["kind"] in facts["kinds"] and finding["split"] in facts["splits"]
+        )
+    sheet = read(folder / "check.png")
+    assert sheet.ndim == 3 and 500 < sheet.shape[0] < 3000 and 500 < sheet.shape[1] < 2000
+    capsys.readouterr()
+
+
+def test_what_cannot_be_read_at_all_ends_with_2(clean, tmp_path, capsys):
+    assert run("--dataset_dir", tmp_path / "nowhere", "--log_dir", tmp_path) == 2
+    assert capsys.readouterr().err.startswith("error: there is no folder")
+    names = ("--dataset_names", "DAUB", "Synthetic", "TSIRMT")  # the one that is there is checked
+    assert run(*names, "--dataset_dir", clean.parent, "--log_dir", tmp_path, "--workers", 1) == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 2 and all(t.startswith("error: ") for t in said.err.splitlines())
+    assert "Nothing was found" in written(tmp_path)[0]
+
+
+@pytest.mark.parametrize("flags", [("--workers", 0), ("--workers", -1), ("--dataset_names", "Synthetix")])
+def test_wrong_flags_are_refused(clean, tmp_path, capsys, flags):
+    assert run("--dataset_dir", clean, "--log_dir", tmp_path, *flags) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_one_split_that_is_refused_is_a_finding(copy):
+    (copy / "train.txt").unlink()
+    found = check_dataset("Synthetic", copy)
+    (finding,) = found.findings
+    assert (finding.kind, finding.split, list(found.sets)) == ("refused", "train", ["test"])
+    assert "train.txt" in finding.sentence
+
+
+# ---------------------------------------------------------------- other truth, other sets
+
+
+@pytest.fixture
+def boxed(clean, tmp_path) -> Path:
+    """DAUB of two test sequences with one box a frame; frames are 96x96."""
+    root = tmp_path / "DAUB"
+    for part, number in (("train", 1), ("test", 5), ("test", 6)):
+        folder = root / "images" / part / f"data{number}"
+        folder.mkdir(parents=True)
+        for frame in range(8):
+            shutil.copy(path_of(clean, number, frame + 1), folder / f"{frame}.png")
+    write_boxes(root, "train", {1: {}})
+    write_boxes(root, "test", {5: {}, 6: {}})
+    return root
+
+
+def write_boxes(root: Path, part: str, changed: dict[int, dict[int, str]]) -> None:
+    """A list of boxes; `changed` has the text of some frames, by data number and frame."""
+    lines = [
+        f"images/{part}/data{number}/{frame}.png {boxes.get(frame, f'{20 + frame},30,{26 + frame},36,0')}"
+        for number, boxes in changed.items()
+        for frame in range(8)
+    ]
+    (root / f"coco_{part}_DAUB.txt").write_text("".join(f"{line.strip()}\n" for line in lines))
+
+
+def test_boxes_outside_cut_and_without_area(boxed):
+    changed = {2: "200,30,206,36,0", 4: "92,30,98,36,0", 6: "26,30,26,36,0"}
+    write_boxes(boxed, "test", {5: changed, 6: dict.fromkeys(range(8), "")})
+    found = check_dataset("DAUB", boxed).findings
+    said = {f.kind: f.sentence for f in found if f.kind not in ("unlike published", "misplaced truth")}
+    assert "200,30,206,36" in said["outside"]
+    assert "92,30,98,36" in said["box at border"]
+    assert "26,30,26,36" in said["no area"]
+    assert "test/data6" in said["without targets"]
+    assert len(said) == 4
+
+
+def test_boxes_that_jump(boxed):
+    write_boxes(boxed, "test", {5: {3: "70,80,76,86,0"}, 6: {}})
+    (finding,) = (f for f in check_dataset("DAUB", boxed).findings if f.kind != "unlike published")
+    assert finding.kind == "misplaced truth" and "data5/3.png" in finding.sentence
+
+
+def test_counts_unlike_the_published_ones(boxed):
+    found = check_dataset("DAUB", boxed)
+    said = [f.text for f in found.findings if f.kind == "unlike published"]
+    assert "test/data6 has 8 frames, published are 399" in said
+    assert "the published sequence train/data5 is missing" in said
+    assert "the sequence test/data5 is not in the published list" in said
+    assert found.statistics["test"]["published"] == {"sequences": 7, "frames": 4795, "targets": 4795}
+
+
+def test_a_folder_without_lists_has_no_leaks(clean, tmp_path):
+    for number in (1, 2):
+        shutil.copytree(clean / f"Sequence{number}", tmp_path / "mine" / str(number))
+    found = check_dataset("Folder", tmp_path / "mine")
+    assert (found.findings, list(found.sets)) == ([], ["test"])
+    for split, names in (("train", "1\n2\n"), ("test", "2\n")):
+        (tmp_path / "mine" / f"{split}.txt").write_text(names)
+    (finding,) = check_dataset("Folder", tmp_path / "mine").findings
+    assert (finding.kind, finding.split, finding.sequence) == ("shared sequence", "test", "2")
+
+
+def test_points_outside(clean, tmp_path):
+    shutil.copytree(clean / "Sequence1/images", tmp_path / "mine/images")
+    points = ["10,10"] * FRAMES
+    points[3:5] = ["95.4,0", "20,96"]
+    (tmp_path / "mine/centroids.txt").write_text("\n".join(points))
+    found = [f for f in check_dataset("Folder", tmp_path / "mine").findings if f.kind != "misplaced truth"]
+    assert len(found) == 1 and "20,96" in found[0].sentence
+
+
+@pytest.mark.parametrize(
+    "mean, std, fits", [(100, 30, True), (117, 21, True), (60, 26, False), (105, 9, False)]
+)
+def test_gray_values_unlike_the_constants(clean, mean, std, fits):
+    data = dataclasses.replace(create_dataset("Synthetic", clean, "test"), mean=105.4, std=26.6)
+    said = [finding.text for finding in check_gray_values(data, mean, std)]
+    assert (said == []) == fits
+    if said:
+        assert said[0].endswith("the constants of Synthetic are 105.4 and 26.6")
+
+
+def test_gray_values_of_a_split_are_those_of_all_pixels(clean):
+    found = check_dataset("Synthetic", clean).statistics["test"]
+    pixels = np.stack([read(path_of(clean, n, k)) for n in (5, 6, 7) for k in range(1, FRAMES + 1)])
+    assert (found["mean"], found["std"]) == pytest.approx((pixels.mean(), pixels.std()))
+    assert (found["lowest"], found["highest"]) == (pixels.min(), pixels.max())
+
+
+# ---------------------------------------------------------------- definitions
+
+
+def naive_snr(gray: np.ndarray, mask: np.ndarray) -> float:
+    """Of the only target, pixel by pixel."""
+    rows, columns = np.nonzero(mask)
+    target, ring = [], []
+    for (row, column), value in np.ndenumerate(gray.astype(float)):
+        away = max(
+            rows.min() - row, row - rows.max(), columns.min() - column, column - columns.max()
+        )  # in rows or columns from the box around the target
+        if mask[row, column]:
+            target.append(value)
+        elif RING_INNER < away <= RING_OUTER:
+            ring.append(value)
+    return (np.mean(target) - np.mean(ring)) / np.std(ring)
+
+
+def test_statistics_of_targets_by_their_definitions(tmp_path):
+    rng = np.random.default_rng(0)
+    for row in (30, 2):  # in the middle, and where the ring is cut
+        gray, mask = rng.integers(80, 120, (64, 48)).astype(np.uint8), np.zeros((64, 48), np.uint8)
+        mask[row : row + 3, 20:22] = mask[row + 3, 22] = 255
+        gray[mask > 0] = 180
+        save(gray, tmp_path / "image.png")
+        save(mask, tmp_path / "mask.png")
+        record = read_record(Task(tmp_path / "image.png", tmp_path / "mask.png"))
+        assert record.targets.area.tolist() == [7]
+        assert record.targets.snr[0] == pytest.approx(naive_snr(gray, mask), rel=1e-6)
+        assert record.targets.centres[0] == pytest.approx(np.argwhere(mask).mean(0))
+        assert (record.mean, record.std) == pytest.approx((gray.mean(), gray.std()))
+
+
+def test_snr_of_the_synthetic_set_is_the_stated_one(clean):
+    stated = {s["name"]: s["snr"] for s in json.loads((clean / "synthetic.json").read_text())["sequences"]}
+    for found in check_dataset("Synthetic", clean).statistics["test"]["each"]:
+        assert found["snr"]["median"] == pytest.approx(stated[found["name"]], abs=1.2)
+
+
+def test_other_scenes_are_not_nearly_equal(tmp_path):
+    """Not even those of the same large structure: then the fine one decides."""
+    rng = np.random.default_rng(0)
+    large = cv2.resize(rng.normal(0, 40, (8, 8)), (256, 256), interpolation=cv2.INTER_CUBIC)
+    scenes = []
+    for number in range(10):
+        fine = sum(cv2.resize(rng.normal(0, 8, (n, n)), (256, 256), interpolation=2) for n in (32, 64, 256))
+        scenes.append(120 + large + fine)
+        save(scenes[-1], tmp_path / f"{number}.png")
+    blocks = np.stack([block_means(np.float32(scene)) for scene in scenes])
+    assert (blocks @ blocks.T).min() > LIKE_BLOCKS
+    pairs = [(tmp_path / f"{i}.png", tmp_path / f"{j}.png") for i in range(10) for j in range(i)]
+    assert max(map(detail_likeness, pairs)) < LIKE_DETAIL / 2
+    assert detail_likeness((pairs[0][0], pairs[0][0])) == pytest.approx(1)
+
+
+# ---------------------------------------------------------------- masks that were exchanged
+
+
+def line(frames: int = 40, speed: float = 1.0) -> list[np.ndarray]:
+    return [np.array([[10 + speed * n, 20 + speed * n]]) for n in range(frames)]
+
+
+def found_in(centres: list, numbers=None) -> list:
+    return list(misplaced(centres, range(len(centres)) if numbers is None else numbers, 1))
+
+
+def test_masks_that_were_exchanged():
+    for one, other in ((0, 20), (5, 30), (39, 10)):
+        centres = line()
+        centres[one], centres[other] = centres[other], centres[one]
+        assert sorted(found_in(centres)) == sorted([(one, other), (other, one)])
+    centres = line()
+    centres[7] = np.array([[90.0, 3.0]])
+    assert found_in(centres) == [(7, None)]
+
+
+def test_targets_that_appear_vanish_and_turn_are_not_misplaced():
+    centres = line()
+    assert found_in(centres) == []
+    centres[10:] = [np.vstack([c, [[200, 200]]]) for c in centres[10:]]  # another one appears
+    centres[20] = np.zeros((0, 2))  # nothing for a frame
+    centres[30:] = [c[1:] for c in centres[30:]]  # the first one vanishes
+    assert found_in(centres) == []
+    there_and_back = [np.array([[abs(n - 20) * 3.0, 5.0]]) for n in range(40)]
+    assert found_in(there_and_back) == []
+    cut = line()
+    cut[20:] = [c + 100 for c in cut[20:]]  # the camera turns once
+    assert found_in(cut) == []
+    numbers = [*range(20), *range(120, 140)]  # frames are missing
+    jump = line()
+    jump[20] = jump[20] + 50
+    assert found_in(jump, numbers) == []
+
+
+# ---------------------------------------------------------------- what train.py and test.py say
+
+
+def test_warnings_without_reading_a_frame(boxed, tmp_path):
+    write_boxes(boxed, "test", {5: {6: "26,30,26,36,0"}, 6: dict.fromkeys(range(8), "")})
+    path = boxed / "coco_test_DAUB.txt"
+    path.write_text(path.read_text().replace("images/test/data5/4.png 24,30,30,36,0\n", ""))
+    sets = [create_dataset("DAUB", boxed, "test")]
+    for frame in boxed.glob("images/*/*/*.png"):
+        frame.write_bytes(b"")  # nobody looks into them
+    said = list(warnings(sets, tmp_path))
+    assert said == [
+        "DAUB, test split: not the published data: test/data6 has 8 frames, published are 399 (and 7 more)",
+        "DAUB, test split: gaps in the numbers of frames: after frame 3 comes 5: 1 left out before "
+        f"{boxed}/images/test/data5/5.png",
+        "DAUB, test split: boxes without area: the box 26,30,26,36 of "
+        f"{boxed}/images/test/data5/6.png has no area",
+        "DAUB, test split: sequences without targets: none of the 8 frames of test/data6 has a target",
+        "`python tools/check_dataset.py --dataset_names DAUB` tells all, frame by frame",
+    ]
+
+
+def test_a_clean_set_gives_no_warning(clean, tmp_path):
+    assert list(warnings([create_dataset("Synthetic", clean, s) for s in ("train", "test")], tmp_path)) == []
+
+
+def test_a_sequence_of_both_splits_is_warned_of(clean, tmp_path):
+    sets = [create_dataset("Synthetic", clean, split) for split in ("train", "test")]
+    both = [sets[0], type(sets[1])(**{**vars(sets[1]), "sequences": sets[0].sequences[:2]})]
+    said = list(warnings(both, tmp_path))
+    assert "sequences of both splits: Sequence1 has 24 frames that the training split lists too" in said[0]
+
+
+def test_what_a_check_found_is_repeated_as_long_as_the_data_is_the_same(copy, tmp_path, capsys):
+    exact_leak(copy)
+    assert run("--dataset_dir", copy, "--log_dir", tmp_path, "--workers", 1) == 1
+    page = written(tmp_path)[2] / "check.txt"
+
+    def said(split: str) -> list[str]:
+        return list(warnings([create_dataset("Synthetic", copy, split)], tmp_path))
+
+    assert said("test") == [
+        "a check of this data found what changes figures of the test split (test frames that are training "
+        f"frames: 1): {page}"
+    ]
+    assert said("train") == []
+    path = page.with_name("check.json")
+    report = path.read_text()
+    for damaged in (report[:100], "[]", "{}", report.replace('"fingerprints"', '"prints"')):
+        path.write_text(damaged)
+        assert said("test") == []
+    path.write_text(report)
+    remove(copy, 6, FRAMES)
+    assert said("test") == []
+    capsys.readouterr()
+
+
+def test_train_and_test_print_the_warnings(copy, tmp_path, capsys):
+    remove(copy, 5, 12)
+    remove(copy, 2, 12)
+    test.main(["--model_names", "TopHat", "--dataset_dir", str(copy), "--log_dir", str(tmp_path)])
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if "after frame" in text)
+    assert line.startswith("warning: Synthetic, test split: gaps in the numbers of frames: after frame 11")
+    args = train.parse(
+        ["--dataset_dir", str(copy), "--log_dir", str(tmp_path), "--set", "validation=holdout"]
+    )
+    with pytest.raises(Exception, match="too few to hold out"):
+        train.build_run(args, train.MODELS.entry("DeepPro"), train.DATASETS.entry("Synthetic"))
+    (line,) = (text for text in capsys.readouterr().out.splitlines() if "after frame" in text)
+    assert line.startswith("warning: Synthetic, train split: gaps in the numbers of frames: after frame 11")

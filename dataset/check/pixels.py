@@ -13,6 +13,7 @@ from dataset.check.names import check_places, frame_numbers, usual_step, without
 from dataset.check.tracks import distances, misplaced
 from dataset.sequence import Sequence, SequenceSet
 
+TRUTH = ("masks", "points", "boxes")
 FLOODED = 0.1  # share of the frame that targets of this field never cover
 CENTROID = 3.0  # pixels from a marked centroid to a target's centroid
 MEAN_OFF, STD_OFF = 0.5, 1.5  # standard deviations, and the factor, beyond which constants do not fit
@@ -26,7 +27,7 @@ def check_pixels(data: SequenceSet, sequence: Sequence, frames: Items[Frame]) ->
             yield Finding(kind, data.split, sequence.name, text, frame.path, file or None, tuple(marks))
     for frame in frames:
         yield from check_places(data, sequence, frame.index, frame.record.size)
-    if sequence.masks is not None and not any(has_targets(frame) for frame in frames):
+    if sequence.has(TRUTH) and not any(has_targets(frame) for frame in frames):
         yield without_targets(data, sequence)
 
 
@@ -74,19 +75,19 @@ def check_masks(sequence: Sequence, frames: Items[Frame]) -> Found:
         path = sequence.masks[frame.index]
         if mask.odd:
             yield "no mask", frame, f"{path} {mask.odd}", path, frame.marks
-        elif mask.values > 2:
-            yield "gray mask", frame, f"{path} has {mask.values} gray values", path, frame.marks
-        if mask.covered > FLOODED:
+        elif mask.covered > FLOODED:
             text = f"{path} marks {mask.covered:.0%} of the frame as targets"
             yield "flooded mask", frame, text, path
-        if record.size and mask.size != record.size:
+        elif record.size and mask.size != record.size:
             sizes = (f"{width}x{height}" for height, width in (mask.size, record.size))
             yield "size", frame, "{} is {}, its frame is {}".format(path, *sizes), path
-        if record.marked is not None and (lost := unmatched(record.marked, record.targets.centres)):
+        elif record.marked is not None and (lost := unmatched(record.marked, record.targets.centres)):
             marked = sequence.centroids[frame.index]
             places = " and ".join(f"{row:.0f},{column:.0f}" for row, column in lost[:2])
             text = f"{marked} and {path} have no common target at {places} (row,column)"
             yield "centroid map", frame, text, path, lost
+        if mask.values > 2 and not mask.odd:
+            yield "gray mask", frame, f"{path} has {mask.values} gray values", path, frame.marks
 
 
 def unmatched(ones: np.ndarray, others: np.ndarray) -> list[tuple[float, float]]:
@@ -126,7 +127,7 @@ def check_gray_values(data: SequenceSet, mean: float | None, std: float | None) 
         return
     if abs(mean - data.mean) > MEAN_OFF * data.std or not 1 / STD_OFF < std / data.std < STD_OFF:
         text = (
-            f"the gray values of the {data.split} split have mean {mean:.1f} and standard deviation {std:.1f} "
-            f"in 0..255, the constants of {data.name} are {data.mean:.1f} and {data.std:.1f}"
+            f"mean and standard deviation of the {data.split} split are {mean:.1f} and {std:.1f}, "
+            f"the constants of {data.name} are {data.mean:.1f} and {data.std:.1f}"
         )
         yield Finding("gray values", data.split, "", text)
