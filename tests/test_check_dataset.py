@@ -429,6 +429,20 @@ def test_points_outside(clean, tmp_path):
     assert len(found) == 1 and "20,96" in found[0].sentence
 
 
+@pytest.mark.parametrize("origin", [0, 1])
+def test_points_that_count_from_1(clean, tmp_path, origin):
+    (data, *_) = create_dataset("Synthetic", clean, "test")
+    shutil.copytree(clean / data.name / "images", tmp_path / "mine/images")
+    lines = []
+    for image, mask in zip(data.images, data.masks, strict=True):
+        places = np.rint(read_record(Task(image, mask)).targets.centres) + origin
+        lines.append(";".join(f"{row:g},{column:g}" for row, column in places))
+    (tmp_path / "mine/centroids.txt").write_text("\n".join(lines))
+    found = check_dataset("Folder", tmp_path / "mine").findings
+    assert [f.kind for f in found] == ["origin"] * origin
+    assert check_dataset("Folder", tmp_path / "mine", box_origin=origin).findings == []
+
+
 @pytest.mark.parametrize(
     "mean, std, fits", [(100, 30, True), (117, 21, True), (60, 26, False), (105, 9, False)]
 )

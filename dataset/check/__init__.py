@@ -23,11 +23,11 @@ DEFINITIONS = (
     "Of targets the median is shown, and the range from 5 to 95 %. Area: pixels of an 8-connected component "
     "of the mask (above 0), or width times height of a box. SNR: (mean over the target - mean over a ring) / "
     "std over the ring, which are the pixels 4 to 8 pixels away from the target's bounding box that belong "
-    "to no target. A box holds background too; of a point, 3x3 pixels are taken. Step: to the nearest target "
+    "to no target. A box holds background too; of a point, its pixel is taken. Step: to the nearest target "
     "of the frame before.",
     "Nearly equal frames, looked for between the splits: their 16x16 block means correlate by 0.9, and the "
-    "fine structure of 64x64 pixels by 0.4. Misplaced truth: farther than 5 median steps, and 10 pixels, from "
-    "all targets of the frames before and after, which agree with each other.",
+    "fine structure of 64x64 pixels by 0.4. Misplaced truth: farther than 5 median steps, and 10 pixels, "
+    "from all targets of the frames before and after, which agree with each other.",
 )
 
 

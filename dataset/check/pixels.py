@@ -15,13 +15,14 @@ from dataset.sequence import Sequence, SequenceSet
 
 TRUTH = ("masks", "points", "boxes")
 FLOODED = 0.1  # share of the frame that targets of this field never cover
+ORIGIN = 1.0  # by so much the SNR must rise when points are moved by a pixel
 CENTROID = 3.0  # pixels from a marked centroid to a target's centroid
 MEAN_OFF, STD_OFF = 0.5, 1.5  # standard deviations, and the factor, beyond which constants do not fit
 
 
 def check_pixels(data: SequenceSet, sequence: Sequence, frames: Items[Frame]) -> Iterator[Finding]:
     """Yields what is found of one sequence, from the records of its frames in order."""
-    for check in (check_files, check_frames, check_masks, check_tracks):
+    for check in (check_files, check_frames, check_masks, check_tracks, check_origin):
         for kind, frame, text, *rest in check(sequence, frames):
             file, marks = (*rest, (), ())[:2]
             yield Finding(kind, data.split, sequence.name, text, frame.path, file or None, tuple(marks))
@@ -115,6 +116,25 @@ def check_tracks(sequence: Sequence, frames: Items[Frame]) -> Found:
             swapped = source.path if sequence.masks is None else sequence.masks[source.index]
             text += f", and would fit if it were exchanged with {swapped.name}"
         yield "misplaced truth", frame, text, path if sequence.masks else None, frame.marks
+
+
+def check_origin(_sequence: Sequence, frames: Items[Frame]) -> Found:
+    """Points that mark the pixel to the lower right of their targets, as numbers from 1 read as from 0 do."""
+    known = [targets for frame in frames if (targets := frame.record.targets) and len(targets.centres)]
+    if not known or any(targets.snr_before is None for targets in known):
+        return
+    here = np.concatenate([targets.snr for targets in known])
+    before = np.concatenate([targets.snr_before for targets in known])
+    if not np.isfinite(here * before).any():
+        return
+    here, before = np.nanmedian(here), np.nanmedian(before)
+    if before - here > ORIGIN and before > 2 * here:
+        first = next(frame for frame in frames if has_targets(frame))
+        text = (
+            f"the points of {first.sequence.name} have a median SNR of {here:.1f}, the pixels above and left "
+            f"of them {before:.1f}, from {first.path} on"
+        )
+        yield "origin", first, text, None, first.marks
 
 
 def has_targets(frame: Frame) -> bool:

@@ -1,7 +1,7 @@
 """One frame and its truth, read once, as the numbers and the targets that a check needs of it.
 
-A target is an 8-connected component of the mask, or an annotated box, or the 3x3 pixels around an annotated
-point. Its SNR is (mean over its pixels - mean over a ring around it) / standard deviation over the ring. The
+A target is an 8-connected component of the mask, or an annotated box, or the pixel of an annotated point. Its
+SNR is (mean over its pixels - mean over a ring around it) / standard deviation over the ring. The
 ring holds the pixels that are 4 to 8 pixels away from the box around the target, in rows or columns, and
 belong to no target. It is the ring of dataset/scene.py, around boxes instead of pixels.
 """
@@ -20,7 +20,6 @@ from dataset.scene import RING_INNER, RING_OUTER
 from utils.errors import UserError
 
 BLOCKS = 16  # a frame is described by the means of 16x16 blocks
-POINT_SIDE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +35,15 @@ class Task:
 
 @dataclass(eq=False, slots=True)
 class Targets:
-    """The targets of one frame: pixels, row and column of the centroid [N, 2], SNR (nan: no ring)."""
+    """The targets of one frame: pixels, row and column of the centroid [N, 2], SNR (nan: no ring).
+
+    Of points also the SNR of the place one row above and one column to the left.
+    """
 
     area: np.ndarray = field(default_factory=lambda: np.zeros(0))
     centres: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     snr: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    snr_before: np.ndarray | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -179,23 +182,28 @@ def find_targets(mask: np.ndarray, gray: np.ndarray | None = None) -> Targets:
 
 def annotated_targets(task: Task, gray: np.ndarray) -> Targets | None:
     """The targets of boxes or points. None without truth. Those outside the frame have no SNR."""
+    if task.points is not None:
+        centres = task.points.reshape(-1, 2)
+        pixel = np.rint(np.nan_to_num(centres[:, ::-1], nan=-1e6))
+        here, before = (snr_of_boxes(gray, np.hstack([pixel, pixel + 1]) - shift) for shift in (0, 1))
+        return Targets(np.full(len(centres), np.nan), centres, here, before)
     if task.boxes is not None:
         boxes = task.boxes.reshape(-1, 4)
         area = ((boxes[:, 2:] - boxes[:, :2]).clip(0)).prod(1)
         centres = np.stack([boxes[:, 1] + boxes[:, 3] - 1, boxes[:, 0] + boxes[:, 2] - 1], axis=1) / 2
-    elif task.points is not None:
-        centres = task.points.reshape(-1, 2)
-        low = np.rint(np.nan_to_num(centres[:, ::-1], nan=-1e6)) - POINT_SIDE // 2
-        boxes, area = np.hstack([low, low + POINT_SIDE]), np.full(len(centres), np.nan)
-    else:
-        return None
+        return Targets(area, centres, snr_of_boxes(gray, boxes))
+    return None
+
+
+def snr_of_boxes(gray: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The SNR of each box x1, y1, x2, y2 of [N, 4], rounded to pixels."""
     height, width = gray.shape
     limits = np.array([width, height, width, height])
     corners = np.nan_to_num(np.rint(boxes), nan=0).clip(0, limits).astype(int)
     occupied = np.zeros(gray.shape, bool)
     for x1, y1, x2, y2 in corners:
         occupied[y1:y2, x1:x2] = True
-    return Targets(area, centres, np.array([snr_of(gray, occupied, box) for box in corners.tolist()]))
+    return np.array([snr_of(gray, occupied, box) for box in corners.tolist()])
 
 
 def snr_of(

@@ -71,7 +71,7 @@ def close_up(panel: Panel) -> Panel | None:
 
 
 def draw(panel: Panel) -> np.ndarray:
-    """The panel, RGB [SIDE, SIDE, 3]: pixels in the largest whole size that fits, or made smaller."""
+    """The panel, RGB [SIDE, SIDE, 3]."""
     picture = np.full((SIDE, SIDE, 3), 40, np.uint8)
     if panel.pixels is None:
         canvas = Image.fromarray(picture)
@@ -79,7 +79,6 @@ def draw(panel: Panel) -> np.ndarray:
         return np.asarray(canvas)
     height, width = panel.pixels.shape
     scale = SIDE / max(height, width)
-    scale = int(scale) if scale >= 1 else scale
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
     gray = cv2.resize(stretched(panel.pixels), shape, interpolation=method)
@@ -88,7 +87,7 @@ def draw(panel: Panel) -> np.ndarray:
     for row, column in panel.marks:
         if np.isfinite([row, column]).all() and max(abs(row), abs(column)) < 1e4:
             centre = round(left + (column + 0.5) * scale), round(top + (row + 0.5) * scale)
-            cv2.circle(picture, centre, max(RADIUS, round(3 * scale)), APART, 1, cv2.LINE_AA)
+            cv2.circle(picture, centre, max(RADIUS, round(2 * scale)), APART, 1, cv2.LINE_AA)
     return picture
 
 
