@@ -1,9 +1,9 @@
 """One frame and its truth, read once, as the numbers and the targets that a check needs of it.
 
 A target is an 8-connected component of the mask, or an annotated box, or the pixel of an annotated point. Its
-SNR is (mean over its pixels - mean over a ring around it) / standard deviation over the ring. The
-ring holds the pixels that are 4 to 8 pixels away from the box around the target, in rows or columns, and
-belong to no target. It is the ring of dataset/scene.py, around boxes instead of pixels.
+SNR is (mean over its pixels - mean over a ring around it) / standard deviation over the ring. The ring holds
+the pixels that are 4 to 8 pixels away from the box around the target, in rows or columns, and belong to no
+target. It is the ring of dataset/scene.py, around boxes instead of pixels.
 """
 
 import hashlib
