@@ -1,10 +1,11 @@
 """The same work on many things, by several processes, with a progress bar."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -37,7 +38,8 @@ def in_parallel(
         context = multiprocessing.get_context("spawn")  # a copy of this process would have its threads' locks
         pool = ProcessPoolExecutor(workers, context, initializer=begin_worker)
         try:
-            futures = {pool.submit(each_of, function, chunk): place for place, chunk in enumerate(chunks)}
+            with interrupts_ignored():  # which the workers inherit
+                futures = {pool.submit(each_of, function, chunk): place for place, chunk in enumerate(chunks)}
             for future in as_completed(futures):
                 results[futures[future]] = future.result()
                 bar.update(len(results[futures[future]]))
@@ -55,8 +57,17 @@ def each_of(function: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
     return [function(thing) for thing in things]
 
 
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C, which the terminal sends to every process, is for the one that started the workers."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def begin_worker() -> None:
-    """Ctrl-C is the parent's affair, and nobody outlives the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """No worker outlives the process that started it."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
