@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,10 +15,10 @@ from PIL import Image
 import test
 import train
 from dataset import create_dataset
-from dataset.check import check_dataset
-from dataset.check.copies import LIKE_BLOCKS, LIKE_DETAIL, detail_likeness
+from dataset.check import check_dataset, copies
+from dataset.check.copies import LIKE_BLOCKS, LIKE_DETAIL, Frame, detail_likeness
 from dataset.check.pixels import check_gray_values
-from dataset.check.reading import Task, block_means, read_record
+from dataset.check.reading import Record, Task, block_means, read_record
 from dataset.check.tracks import misplaced
 from dataset.check.warn import warnings
 from dataset.scene import RING_INNER, RING_OUTER, SceneSettings
@@ -384,14 +385,20 @@ def write_boxes(root: Path, part: str, changed: dict[int, dict[int, str]]) -> No
 
 def test_boxes_outside_cut_and_without_area(boxed):
     changed = {2: "200,30,206,36,0", 4: "92,30,98,36,0", 6: "26,30,26,36,0"}
+    write_boxes(boxed, "train", {1: {0: "-2,30,4,36,0"}})
     write_boxes(boxed, "test", {5: changed, 6: dict.fromkeys(range(8), "")})
     found = check_dataset("DAUB", boxed).findings
-    said = {f.kind: f.sentence for f in found if f.kind not in ("unlike published", "misplaced truth")}
+    said = {f.kind: f.sentence for f in found if f.split == "test"}
+    del said["unlike published"]
+    assert [f.sentence[:16] for f in found if f.kind == "box at border"] == [
+        "the box -2,30,4,",
+        "the box 92,30,98",
+    ]
     assert "200,30,206,36" in said["outside"]
     assert "92,30,98,36" in said["box at border"]
     assert "26,30,26,36" in said["no area"]
     assert "test/data6" in said["without targets"]
-    assert len(said) == 4
+    assert len(said) == 4 + ("misplaced truth" in said)
 
 
 def test_boxes_that_jump(boxed):
@@ -494,10 +501,50 @@ def test_statistics_of_targets_by_their_definitions(tmp_path):
         assert (record.mean, record.std) == pytest.approx((gray.mean(), gray.std()))
 
 
+def test_the_ring_of_a_target_holds_no_other_target(tmp_path):
+    gray = np.random.default_rng(0).integers(80, 120, (64, 48)).astype(np.uint8)
+    mask = np.zeros((64, 48), np.uint8)
+    mask[30, 20] = 255
+    gray[30, 20] = 200
+    alone = naive_snr(gray, mask)
+    mask[30, 26:28] = 255  # in the ring of the first one
+    save(gray, tmp_path / "image.png")
+    save(mask, tmp_path / "mask.png")
+    snr = read_record(Task(tmp_path / "image.png", tmp_path / "mask.png")).targets.snr[0]
+    ring = np.zeros((64, 48), bool)
+    ring[22:39, 12:29] = True
+    ring[27:34, 17:24] = ring[30, 26:28] = False
+    assert snr == pytest.approx((200 - gray[ring].mean()) / gray[ring].std()) != pytest.approx(alone)
+
+
 def test_snr_of_the_synthetic_set_is_the_stated_one(clean):
     stated = {s["name"]: s["snr"] for s in json.loads((clean / "synthetic.json").read_text())["sequences"]}
     for found in check_dataset("Synthetic", clean).statistics["test"]["each"]:
         assert found["snr"]["median"] == pytest.approx(stated[found["name"]], abs=1.2)
+
+
+def frames_of(rng: np.random.Generator, count: int, split: str) -> list[Frame]:
+    """Frames of random blocks, without files."""
+    records = [
+        Record(Path(f"{split}{n}"), digest=f"{split}{n}".encode(), lowest=0, highest=9) for n in range(count)
+    ]
+    for record in records:
+        record.blocks = block_means(rng.normal(size=(64, 64)).astype(np.float32))
+    return [Frame(None, None, number, record) for number, record in enumerate(records)]
+
+
+def test_each_test_frame_is_compared_with_the_training_frame_most_like_it(monkeypatch):
+    """Piece by piece, and with none where none is like it."""
+    monkeypatch.setattr(copies, "ROWS", 3)
+    monkeypatch.setattr(copies, "COLUMNS", 4)
+    rng = np.random.default_rng(0)
+    train, test = frames_of(rng, 14, "train"), frames_of(rng, 8, "test")
+    for number, like in ((1, 13), (4, 2), (7, 6)):
+        test[number].record.blocks = train[like].record.blocks
+    assert [(a.index, b.index) for a, b in copies.near_pairs(train, test)] == [(1, 13), (4, 2), (7, 6)]
+    test[4].record.digest = train[9].record.digest  # equal: not near any more
+    test[7].record.lowest = 9  # of one gray value
+    assert [(a.index, b.index) for a, b in copies.near_pairs(train, test)] == [(1, 13)]
 
 
 def test_other_scenes_are_not_nearly_equal(tmp_path):
@@ -553,6 +600,8 @@ def test_targets_that_appear_vanish_and_turn_are_not_misplaced():
     jump = line()
     jump[20] = jump[20] + 50
     assert found_in(jump, numbers) == []
+    away = line(20) + [c + 60 for c in line(1)] + [c + 120 for c in line(20)]  # a frame within a sweep
+    assert found_in(away) == []
 
 
 # ---------------------------------------------------------------- what train.py and test.py say
@@ -607,7 +656,9 @@ def test_what_a_check_found_is_repeated_as_long_as_the_data_is_the_same(copy, tm
         path.write_text(damaged)
         assert said("test") == []
     path.write_text(report)
-    remove(copy, 6, FRAMES)
+    assert len(said("test")) == 1
+    frame = path_of(copy, 7, 1)
+    os.utime(frame, ns=(0, frame.stat().st_mtime_ns + 1))
     assert said("test") == []
     capsys.readouterr()
 
