@@ -17,11 +17,13 @@ import train
 from dataset import create_dataset
 from dataset.check import check_dataset, copies
 from dataset.check.copies import LIKE_BLOCKS, LIKE_DETAIL, Frame, detail_likeness
+from dataset.check.names import check_annotations, check_places
 from dataset.check.pixels import check_gray_values
 from dataset.check.reading import Record, Task, block_means, read_record
 from dataset.check.tracks import misplaced
 from dataset.check.warn import warnings
 from dataset.scene import RING_INNER, RING_OUTER, SceneSettings
+from dataset.sequence import Sequence, SequenceSet
 from dataset.synthetic import write_dataset
 from utils.errors import run_command
 
@@ -111,10 +113,10 @@ def jpeg_mask(root: Path) -> None:
     path.unlink()
 
 
-def coloured_mask(root: Path) -> None:
+def transparent_mask(root: Path) -> None:
     path = path_of(root, 3, 3, "masks")
     mask = read(path)
-    Image.fromarray(np.stack([0 * mask, mask, 0 * mask], axis=2)).save(path)
+    Image.fromarray(np.stack([mask, mask, mask, 255 - mask], axis=2)).save(path)
 
 
 def flooded_mask(root: Path) -> None:
@@ -194,8 +196,8 @@ PLANTED = {  # what is planted: kind, split, sequence, and what the sentence hol
         ("centroid map", "test", 5, "masks_centroid/00005.png", "no common target"),
         ("centroid map", "test", 5, "masks_centroid/00020.png", "no common target"),
     ],
-    jpeg_mask: [("no mask", "test", 7, "masks/00012.jpg is a JPEG with", "write masks as PNG")],
-    coloured_mask: [("no mask", "train", 3, "masks/00003.png is coloured", "")],
+    jpeg_mask: [("no mask", "test", 7, "masks/00012.jpg is a JPEG", "PNG")],
+    transparent_mask: [("no mask", "train", 3, "masks/00003.png has", "transparent")],
     flooded_mask: [("flooded mask", "train", 3, "masks/00006.png marks", "write targets above 0")],
     large_mask: [
         ("size", "train", 3, "masks/00009.png is 192x192, its frame is 96x96", ""),
@@ -383,22 +385,45 @@ def write_boxes(root: Path, part: str, changed: dict[int, dict[int, str]]) -> No
     (root / f"coco_{part}_DAUB.txt").write_text("".join(f"{line.strip()}\n" for line in lines))
 
 
-def test_boxes_outside_cut_and_without_area(boxed):
-    changed = {2: "200,30,206,36,0", 4: "92,30,98,36,0", 6: "26,30,26,36,0"}
-    write_boxes(boxed, "train", {1: {0: "-2,30,4,36,0"}})
-    write_boxes(boxed, "test", {5: changed, 6: dict.fromkeys(range(8), "")})
-    found = check_dataset("DAUB", boxed).findings
-    said = {f.kind: f.sentence for f in found if f.split == "test"}
-    del said["unlike published"]
-    assert [f.sentence[:16] for f in found if f.kind == "box at border"] == [
-        "the box -2,30,4,",
-        "the box 92,30,98",
-    ]
-    assert "200,30,206,36" in said["outside"]
-    assert "92,30,98,36" in said["box at border"]
-    assert "26,30,26,36" in said["no area"]
-    assert "test/data6" in said["without targets"]
-    assert len(said) == 4 + ("misplaced truth" in said)
+PLACES = {  # x1, y1, x2, y2 in a frame of 96x96
+    "outside": [(200, 30, 206, 36), (-9, 30, -3, 36), (20, 96, 26, 99), (20, -9, 26, 0)],
+    "box at border": [(-2, 30, 4, 36), (20, -1, 26, 5), (92, 30, 98, 36), (20, 92, 26, 97)],
+    "no area": [(26, 30, 26, 36), (26, 30, 32, 30), (32, 30, 26, 36), (np.nan, 30, 32, 36)],
+    "": [(0, 0, 96, 96), (0.5, 0, 4, 4), (90, 90, 96, 96)],
+}
+
+
+def annotated(clean: Path, **truth) -> SequenceSet:
+    """A set of one sequence with places in its only frame."""
+    sequence = Sequence("5", (path_of(clean, 5, 1),), **{kind: (np.array(p),) for kind, p in truth.items()})
+    return SequenceSet("Places", clean, "test", (sequence,))
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_boxes_outside_cut_and_without_area(clean, kind):
+    for box in PLACES[kind]:
+        data = annotated(clean, boxes=[box, (40, 40, 46, 46)])
+        found = list(check_places(data, data[0], 0, (96, 96)))
+        assert [f.kind for f in found] == [kind] * bool(kind)
+        assert all("{:g},{:g},{:g},{:g}".format(*box) in f.sentence for f in found)
+        without_size = [f.kind for f in check_annotations(data)]  # what is impossible in any frame
+        assert set(without_size) <= {kind} and (kind != "no area" or without_size)
+
+
+def test_points_outside(clean):
+    for point, is_outside in (((95.4, 0), False), ((20, 96), True), ((-1, 5), True), ((np.nan, 5), True)):
+        data = annotated(clean, points=[point, (10, 10)])
+        assert [f.kind for f in check_places(data, data[0], 0, (96, 96))] == ["outside"] * is_outside
+
+
+def test_a_sequence_without_a_box_and_a_box_outside(boxed):
+    """Of the second the reader may say so before the check does."""
+    write_boxes(boxed, "test", {5: {2: "200,30,206,36,0"}, 6: dict.fromkeys(range(8), "")})
+    found = [f for f in check_dataset("DAUB", boxed).findings if f.split == "test"]
+    (outside,) = (f for f in found if f.kind in ("outside", "refused"))
+    assert "200,30,206,36" in outside.sentence
+    (lost,) = (f for f in found if f.kind == "without targets")
+    assert "test/data6" in lost.sentence
 
 
 def test_boxes_that_jump(boxed):
@@ -425,15 +450,6 @@ def test_a_folder_without_lists_has_no_leaks(clean, tmp_path):
         (tmp_path / "mine" / f"{split}.txt").write_text(names)
     (finding,) = check_dataset("Folder", tmp_path / "mine").findings
     assert (finding.kind, finding.split, finding.sequence) == ("shared sequence", "test", "2")
-
-
-def test_points_outside(clean, tmp_path):
-    shutil.copytree(clean / "Sequence1/images", tmp_path / "mine/images")
-    points = ["10,10"] * FRAMES
-    points[3:5] = ["95.4,0", "20,96"]
-    (tmp_path / "mine/centroids.txt").write_text("\n".join(points))
-    found = [f for f in check_dataset("Folder", tmp_path / "mine").findings if f.kind != "misplaced truth"]
-    assert len(found) == 1 and "20,96" in found[0].sentence
 
 
 @pytest.mark.parametrize("origin", [0, 1])
@@ -608,7 +624,7 @@ def test_targets_that_appear_vanish_and_turn_are_not_misplaced():
 
 
 def test_warnings_without_reading_a_frame(boxed, tmp_path):
-    write_boxes(boxed, "test", {5: {6: "26,30,26,36,0"}, 6: dict.fromkeys(range(8), "")})
+    write_boxes(boxed, "test", {5: {}, 6: dict.fromkeys(range(8), "")})
     path = boxed / "coco_test_DAUB.txt"
     path.write_text(path.read_text().replace("images/test/data5/4.png 24,30,30,36,0\n", ""))
     sets = [create_dataset("DAUB", boxed, "test")]
@@ -619,8 +635,6 @@ def test_warnings_without_reading_a_frame(boxed, tmp_path):
         "DAUB, test split: not the published data: test/data6 has 8 frames, published are 399 (and 7 more)",
         "DAUB, test split: gaps in the numbers of frames: after frame 3 comes 5: 1 left out before "
         f"{boxed}/images/test/data5/5.png",
-        "DAUB, test split: boxes without area: the box 26,30,26,36 of "
-        f"{boxed}/images/test/data5/6.png has no area",
         "DAUB, test split: sequences without targets: none of the 8 frames of test/data6 has a target",
         "`python tools/check_dataset.py --dataset_names DAUB` tells all, frame by frame",
     ]
