@@ -15,7 +15,7 @@ from tqdm import tqdm
 from utils.errors import UserError
 
 CHUNK = 16  # things that a process takes at once
-LEAST = 256  # things that are worth another process, which takes a second to start
+LEAST = 1000  # things that are worth another process, which takes seconds to start
 
 
 def in_parallel(
