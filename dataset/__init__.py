@@ -23,18 +23,26 @@ def list_datasets() -> list[str]:
     return DATASETS.names()
 
 
-def create_dataset(name: str, root: str | Path = "data", split: str = "test", **options) -> SequenceSet:
+def create_dataset(
+    name: str,
+    root: str | Path = "data",
+    split: str = "test",
+    mask_threshold: float | None = None,
+    **options,
+) -> SequenceSet:
     """Index one split of a data set on disk.
 
-    name:  a name of `list_datasets()`, in any spelling
-    root:  the data set's own folder or its parent
-    split: "train" or "test"
+    name:           a name of `list_datasets()`, in any spelling
+    root:           the data set's own folder or its parent
+    split:          "train" or "test"
+    mask_threshold: gray value, 0 to 255, above which a pixel of a mask is target; None: see dataset.masks
     Raises UserError when the folder, the split list or a file is missing.
     """
     entry = DATASETS.check_options(name, {"root": root, "split": split, **options})
     if split not in ("train", "test"):
         raise UserError(f"there is no split {split!r}; known: train, test")
-    return entry.build(root=Path(root).expanduser(), split=split, **options)
+    data = entry.build(root=Path(root).expanduser(), split=split, **options)
+    return data if mask_threshold is None else data.with_mask_threshold(mask_threshold)
 
 
 __all__ = ["Sequence", "SequenceSet", "create_dataset", "list_datasets", "register_dataset"]

@@ -7,15 +7,18 @@ path may contain blanks. The class counts from 0, in COCO (category_id) from 1.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dataset.layout import is_image_name
+from dataset.truth import TruthCheck
 from utils.errors import UserError
-from utils.files import write_atomically
+from utils.files import read_bytes, read_json, read_text, write_atomically
 
 # The rows x1, y1, x2, y2, class of every listed frame, by its path as the file has it, with "/" for "\".
 # Coordinates are in pixels of the image, x2 and y2 exclusive: x2 = x1 + width.
@@ -27,10 +30,10 @@ COCO_FORMS = {
     "images": "an image (id, file_name, width, height)",
     "annotations": "an annotation (image_id of a listed image, bbox [x, y, width, height], category_id)",
 }
-NUMBER = r"-?\d+(?:\.\d+)?"
-FRAME_LINE = re.compile(
-    rf"(?P<path>.+?\.(?:png|bmp|jpe?g|tiff?))(?P<boxes>(?:\s+{NUMBER}(?:,{NUMBER}){{4}})*)", re.IGNORECASE
-)
+NUMBER = r"(?:[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity)?)"
+PATH = r"(?P<path>.+?\.(?:png|bmp|jpe?g|tiff?))"
+FRAME_LINE = re.compile(rf"{PATH}(?P<boxes>(?:\s+{NUMBER}(?:,{NUMBER}){{4}})*)", re.IGNORECASE)
+BOX_LINE = re.compile(rf"{PATH}\s+{NUMBER},", re.IGNORECASE)  # right or wrong
 
 
 # ---------------------------------------------------------------- paths
@@ -54,12 +57,16 @@ def frame_key(path: str) -> str:
     return path.rpartition(".")[0] if is_image_name(path.rpartition("/")[2]) else path
 
 
-def by_frame_key(table: BoxTable) -> BoxTable:
-    """The same rows under the key of each frame."""
-    keyed: BoxTable = {}
-    for path, rows in table.items():
-        keyed.setdefault(frame_key(path), []).extend(rows)
-    return keyed
+def by_frame_key(table: BoxTable, path: Path) -> BoxTable:
+    """The same rows under the key of each frame. Raises UserError when two frames of `path` have one key."""
+    keyed: dict[str, str] = {}
+    for frame in table:
+        other = keyed.setdefault(frame_key(frame), frame)
+        if other is not frame:
+            raise UserError(
+                f"{path} lists {other} and {frame}, which are one frame here; keep one of the two"
+            )
+    return {key: table[frame] for key, frame in keyed.items()}
 
 
 def relative_frame(path: str) -> str:
@@ -83,27 +90,34 @@ def relative_frame(path: str) -> str:
 # ---------------------------------------------------------------- txt lists
 
 
-def read_txt_list(path: Path) -> BoxTable:
+def read_txt_list(path: Path, check: TruthCheck | None = None) -> BoxTable:
     """The boxes of a txt list; nothing when the text is not one or has no box.
 
+    It is one when a line has a frame and the beginning of a box.
+    check: which boxes may stay; None: all that are boxes
     Raises UserError naming the first line that does not fit.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines or not FRAME_LINE.fullmatch(lines[0][1]):
+    check = check or TruthCheck()
+    guess = read_bytes(path, "text").decode("utf-8-sig", errors="replace")
+    if not any(BOX_LINE.match(line.strip()) for line in guess.splitlines()):
         return {}
     table: BoxTable = {}
-    for number, line in lines:
-        entry = FRAME_LINE.fullmatch(line)
+    for number, line in enumerate(read_text(path, "boxes").splitlines(), 1):
+        line = line.strip()
+        if not line:
+            continue
+        entry, place = FRAME_LINE.fullmatch(line), f"line {number}"
         if entry is None:
-            raise UserError(f"{path}, line {number}: {line!r} is not path x1,y1,x2,y2,class ...; correct it")
-        rows = [[float(value) for value in box.split(",")] for box in entry["boxes"].split()]
-        if any(x2 < x1 or y2 < y1 for x1, y1, x2, y2, _ in rows):
+            raise UserError(f"{path}, {place}: {line!r} is not path x1,y1,x2,y2,class ...; correct it")
+        frame = slashed(entry["path"])
+        before, rows = table.get(frame, []), [list(map(float, b.split(","))) for b in entry["boxes"].split()]
+        if any(row in before for row in rows):
             raise UserError(
-                f"{path}, line {number}: a box of {line!r} ends before it begins; write x1,y1,x2,y2,class"
+                f"{path}, {place}: {line!r} repeats a box of a line before; take one of them away"
             )
-        table.setdefault(slashed(entry["path"]), []).extend(rows)
-    return table if any(table.values()) else {}
+        rows = [row for row in rows if check.keeps_box(path, place, frame, row[:4])]
+        table.setdefault(frame, []).extend(rows)
+    return table
 
 
 def write_txt_list(path: Path, table: BoxTable) -> None:
@@ -126,28 +140,26 @@ def decimal(value: float) -> str:
 # ---------------------------------------------------------------- COCO json
 
 
-def read_coco(path: Path, rule: str = "exact") -> BoxTable:
+def read_coco(path: Path, rule: str = "exact", check: TruthCheck | None = None) -> BoxTable:
     """The boxes of a COCO file; nothing when it is a json of another kind.
 
-    rule: "exact", or "published", as `coco_to_txt` of SSTNet, STMENet and SMFNet reads: x, y, width and
-          height are truncated to whole pixels, frames come in the order of their first box, and frames
-          without a box are left out
+    rule:  "exact", or "published", as `coco_to_txt` of SSTNet, STMENet and SMFNet reads: x, y, width and
+           height are truncated to whole pixels, frames come in the order of their first box, and frames
+           without a box are left out
+    check: which boxes may stay; None: all that are boxes
     Raises UserError naming the first entry that does not fit.
     """
+    check = check or TruthCheck()
     content = _coco_content(path)
     if not content:
         return {}
-    frames = _coco_frames(path, content)
-
-    def parse(entry: dict) -> tuple[str, list[float]]:
-        x, y, width, height = map(math.trunc if rule == "published" else float, entry["bbox"])
-        if not (width >= 0 and height >= 0 and math.isfinite(x + y + width + height)):
-            raise ValueError
-        return frames[entry["image_id"]], [x, y, x + width, y + height, entry.get("category_id", 1) - 1]
-
+    frames = _coco_frames(path, content, check)
     table: BoxTable = {} if rule == "published" else {frame: [] for frame in frames.values()}
-    for frame, row in _coco_parsed(path, content, "annotations", parse):
-        table.setdefault(frame, []).append(row)
+    for place, (frame, box, label) in _coco_parsed(path, content, "annotations", partial(_coco_box, frames)):
+        x, y, width, height = box
+        if check.keeps_box(path, place, frame, [x, y, x + width, y + height]):
+            x, y, width, height = map(math.trunc, box) if rule == "published" else box
+            table.setdefault(frame, []).append([x, y, x + width, y + height, label])
     return table
 
 
@@ -161,7 +173,7 @@ def read_coco_sizes(path: Path) -> dict[str, Size]:
     def parse(entry: dict) -> tuple[str, Size]:
         return slashed(entry["file_name"]), (int(entry["width"]), int(entry["height"]))
 
-    return dict(_coco_parsed(path, content, "images", parse))
+    return dict(found for _, found in _coco_parsed(path, content, "images", parse))
 
 
 def write_coco(path: Path, table: BoxTable, sizes: Mapping[str, Size]) -> None:
@@ -194,36 +206,60 @@ def write_coco(path: Path, table: BoxTable, sizes: Mapping[str, Size]) -> None:
 
 
 def _coco_content(path: Path) -> dict[str, Any] | None:
-    """The parsed file, or None for a json of another kind."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{path} is no COCO annotation ({error}); correct it or take it away") from None
-    lists = COCO_FORMS.keys()
-    is_coco = isinstance(content, dict) and all(isinstance(content.get(kind), list) for kind in lists)
-    return content if is_coco else None
+    """The parsed file, or None for a json of another kind. Raises UserError for half a COCO file."""
+    content = read_json(path, "boxes")
+    has = [isinstance(content, dict) and isinstance(content.get(kind), list) for kind in COCO_FORMS]
+    if not any(has):
+        return None
+    if not all(has) or not content["images"]:
+        missing = "images" if not has[0] or not content["images"] else "annotations"
+        raise UserError(f"{path} is no COCO annotation: it has no {missing}; correct it or take it away")
+    return content
 
 
-def _coco_frames(path: Path, content: dict[str, Any]) -> dict[Any, str]:
+def _coco_frames(path: Path, content: dict[str, Any], check: TruthCheck) -> dict[Any, str]:
     """The path of each frame by the id of its image."""
-    images = _coco_parsed(path, content, "images", lambda entry: (entry["id"], slashed(entry["file_name"])))
-    frames = dict(images)
-    if len(frames) < len(images):
-        raise UserError(f"{path} gives several images one id; number its images anew")
+
+    def parse(entry: dict) -> tuple[Any, str, Any, Any]:
+        hash(entry["id"])
+        return entry["id"], slashed(entry["file_name"]), entry.get("width"), entry.get("height")
+
+    frames: dict[Any, str] = {}
+    for place, (number, frame, width, height) in _coco_parsed(path, content, "images", parse):
+        if number in frames:
+            raise UserError(f"{path} gives several images one id; number its images anew")
+        frames[number] = frame
+        if is_number(width) and is_number(height) and width > 0 and height > 0:
+            check.check_size(path, place, frame, (height, width))
+    if len(set(frames.values())) < len(frames):
+        twice, _ = Counter(frames.values()).most_common(1)[0]
+        raise UserError(f"{path} lists the image {twice} twice; give all its boxes one image_id")
     return frames
 
 
+def _coco_box(frames: Mapping[Any, str], entry: dict) -> tuple[str, list[float], int]:
+    """Frame, x, y, width, height and class of an annotation."""
+    if not isinstance(entry["bbox"], list) or not all(map(is_number, entry["bbox"])):
+        raise TypeError("bbox is no list of numbers")
+    x, y, width, height = map(float, entry["bbox"])
+    return frames[entry["image_id"]], [x, y, width, height], int(entry.get("category_id", 1)) - 1
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _coco_parsed(
-    path: Path, content: dict[str, Any], kind: str, parse: Callable[[dict], tuple]
-) -> list[tuple]:
-    """What `parse` makes of every entry of the list `kind`."""
+    path: Path, content: dict[str, Any], kind: str, parse: Callable[[dict], Any]
+) -> list[tuple[str, Any]]:
+    """Place in the file and what `parse` makes of it, of every entry of the list `kind`."""
     parsed = []
     for number, entry in enumerate(content[kind], 1):
+        place = f"entry {number} of {kind}"
         try:
-            parsed.append(parse(entry))
+            parsed.append((place, parse(entry)))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             raise UserError(
-                f"{path} is no COCO annotation: entry {number} of {kind} is not {COCO_FORMS[kind]}; "
-                "correct it or take it away"
+                f"{path} is no COCO annotation: {place} is not {COCO_FORMS[kind]}; correct it or take it away"
             ) from None
     return parsed

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.io import gray_values, read_gray, read_size
+from dataset.masks import read_centroid_map, read_mask
 from dataset.sequence import Sequence
 from dataset.view import View
 from utils.boxes import MIN_SIDE, component_boxes, lengthened
@@ -59,6 +60,7 @@ class SequenceFrames:
         self.view = view or View(ViewSettings())
         self._maps: dict[str, np.ndarray] = {}
         self._boxes: dict[int, np.ndarray] = {}
+        self._depth: np.dtype | None = None  # of the frames' pixels, as the first that was read has it
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -134,7 +136,7 @@ class SequenceFrames:
         if sequence.masks is None:
             return None
         if index not in self._boxes:
-            self._boxes[index] = component_boxes(read_gray(sequence.masks[index]) > 0)
+            self._boxes[index] = component_boxes(self._file("masks", index) > 0)
         return self._boxes[index]
 
     def input_boxes(self, index: int, labels: str = "float") -> np.ndarray:
@@ -174,8 +176,33 @@ class SequenceFrames:
         return self._decode(kind, index)
 
     def _decode(self, kind: str, index: int) -> np.ndarray:
-        pixels = read_gray(getattr(self.sequence, kind)[index])
+        pixels = self._file(kind, index)
         return pixels if kind == "centroids" else self.view.fit(pixels, kind)
+
+    def _file(self, kind: str, index: int) -> np.ndarray:
+        """The pixels of one file.
+
+        Raises UserError unless it has the size of the first frame, and a frame the depth of the others.
+        """
+        path, rule = getattr(self.sequence, kind)[index], self.sequence.mask_rule
+        if kind == "images":
+            pixels = read_gray(path)
+        else:
+            pixels = read_centroid_map(path, rule) if kind == "centroids" else read_mask(path, rule)
+        first, (height, width) = self.sequence.images[0], self.file_size
+        if pixels.shape != (height, width):
+            raise UserError(
+                f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, {first} is {width}x{height}; all frames and "
+                "masks of a sequence must have one size"
+            )
+        if kind == "images":
+            self._depth = self._depth or pixels.dtype
+            if pixels.dtype != self._depth:
+                raise UserError(
+                    f"{path} has pixels of {8 * pixels.itemsize} bit, another frame of its sequence of "
+                    f"{8 * self._depth.itemsize}; all frames of a sequence must have one depth"
+                )
+        return pixels
 
     def _map(self, kind: str) -> np.ndarray:
         if kind not in self._maps:

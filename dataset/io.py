@@ -1,53 +1,89 @@
 """Image files to arrays: PNG, BMP, JPG and TIFF of 8 or 16 bit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
+
+MAX_PIXELS = 2**28  # 16384x16384; a damaged header may announce any size, for which memory would be taken
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns of good frames of 10000x10000
 
 
 def read_gray(path: Path) -> np.ndarray:
     """One gray image, uint8 or uint16 [H, W]; of a colour image the first channel, as published.
 
-    Raises UserError for a missing, truncated or foreign file.
+    Raises UserError for a missing, truncated, foreign or unreadable file, and for pixels of another kind.
     """
-    with opened(path) as file:
-        image = next(iter(ImageSequence.Iterator(file)))  # first page of a TIFF
-        image.load()
-        if image.mode in ("1", "P"):
-            image = image.convert("L")
-        if len(image.getbands()) > 1:
-            image = image.getchannel(0)
-        pixels = np.asarray(image)
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() <= 65535:
-        return pixels.astype(np.uint16)
-    raise UserError(f"{path} has pixels of type {pixels.dtype}; convert it to 8 or 16 bit gray")
+    return gray_or_refuse(from_file(path, lambda file: gray_pixels(first_page(file))), path)
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image, from its header alone. Raises UserError as `read_gray` does."""
-    with opened(path) as file:
-        return file.height, file.width
+    return from_file(path, lambda file: (file.height, file.width))
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; what goes wrong with it becomes a UserError that names it."""
+def from_file(path: Path, take: Callable[[Image.Image], Any]) -> Any:
+    """What `take` gets from an image file with Pillow.
+
+    Raises UserError that names the file, and what is wrong with it.
+    """
+    size = None
     try:
-        with Image.open(path) as file:
-            yield file
+        if stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            with Image.open(path) as file:
+                size = file.size
+                if math.prod(size) <= MAX_PIXELS:
+                    return take(file)
+    except MemoryError:
+        pass
     except FileNotFoundError:
         raise UserError(f"the image {path} is missing; copy the data set again") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image; remove it or copy it again") from None
-    except (OSError, SyntaxError, ValueError, EOFError):
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"cannot read the image {path}: {reason(error)}; put that right") from None
         raise UserError(f"the image {path} is truncated or damaged; copy it again") from None
+    if size is None:
+        raise UserError(f"{path} is no file; put an image there or take it away")
+    raise UserError(
+        f"the header of {path} announces {size[0]}x{size[1]} pixels, more than can be read; copy the image "
+        "again if it is damaged, else cut it into parts"
+    )
+
+
+def first_page(file: Image.Image) -> Image.Image:
+    """The image of an open file, of a TIFF with several the first one, with its pixels."""
+    image = next(iter(ImageSequence.Iterator(file)))
+    image.load()
+    return image
+
+
+def gray_pixels(image: Image.Image) -> np.ndarray:
+    """The gray values of an image, of a colour image the first channel."""
+    if image.mode in ("1", "P", "PA"):
+        image.info.pop("transparency", None)  # Pillow would warn of what is lost
+        image = image.convert("L")
+    if image.mode != "CMYK" and len(image.getbands()) > 1:
+        image = image.getchannel(0)
+    return np.asarray(image)
+
+
+def gray_or_refuse(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Pixels as uint8 or uint16 [H, W]. Raises UserError for those of another kind."""
+    if pixels.dtype == np.uint8 and pixels.ndim == 2:
+        return pixels
+    if pixels.ndim == 2 and pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() <= 65535:
+        return pixels.astype(np.uint16)
+    kind = f"of type {pixels.dtype}" if pixels.ndim == 2 else "of inks (CMYK)"
+    raise UserError(f"{path} has pixels {kind}; convert it to 8 or 16 bit gray")
 
 
 def gray_values(pixels: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""What the readers share: finding folders, listing frames in order, pairing masks, reading split lists.
+"""What the readers share: finding folders, listing frames in order, reading split lists.
 
-Folders are listed by os.scandir, which tells files from folders without a system call for each.
+Folders are listed by os.scandir, which tells files from folders without a system call for each. What cannot
+be read is refused: with a broken link, or a folder that may not be read, there would be fewer frames.
 """
 
 import csv
@@ -10,9 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.masks import STRICT, MaskRule
+from dataset.pairing import frame_name, pair
 from dataset.refusals import each
 from dataset.sequence import Sequence
-from utils.errors import UserError
+from utils.errors import UserError, reason
+from utils.files import read_text
 from utils.registry import fold
 
 IMAGE_SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -31,25 +35,52 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
+def scan(folder: Path) -> list[os.DirEntry]:
+    """What is visible in a folder. Raises UserError with the reason when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {reason(error)}; put that right") from None
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # as a link that leads to itself
+        raise UserError(f"cannot tell what {entry.path} is: {reason(error)}; take it away") from None
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in `folder`, in natural order."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in scan(folder) if is_folder(entry)]
     return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """What is visible in `folder` with this suffix, by name; nothing when there is no such folder."""
+    if not os.path.lexists(folder):
+        return []
+    return [folder / name for name in sorted(e.name for e in scan(folder)) if name.endswith(suffix)]
 
 
 def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
     """The image files in `folder`, in natural order; `content` names them in errors.
 
-    Raises UserError when the folder is missing or empty, or when two files differ in the suffix alone.
+    Raises UserError when the folder is missing, empty or unreadable, when what bears the name of an image is
+    no file, or when two files differ in the suffix alone.
     """
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         raise UserError(f"the folder {folder} with the {content} is missing; complete the data set there")
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if is_image_name(entry.name) and entry.is_file()]
-    if not names:
+    entries = [entry for entry in scan(folder) if is_image_name(entry.name)]
+    if not entries:
         raise UserError(f"there are no {content} in {folder}; put {', '.join(IMAGE_SUFFIXES)} files there")
-    names.sort(key=lambda name: natural_key(Path(name).stem))
+    for entry in entries:
+        if is_folder(entry) or not entry.is_file():
+            raise UserError(
+                f"{entry.path} has the name of an image but is no file, nor a link to one; put it there"
+            )
+    names = sorted((entry.name for entry in entries), key=lambda name: natural_key(Path(name).stem))
     for before, name in zip(names, names[1:], strict=False):
         if Path(before).stem == Path(name).stem:
             raise UserError(f"{folder} holds both {before} and {name}; keep one of them")
@@ -59,21 +90,32 @@ def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
 def find_root(root: Path, *names: str, remedy: str = GIVE_FOLDER) -> Path:
     """The data set's folder: the one in `root` that bears one of `names` in any spelling, or `root` itself.
 
-    Raises UserError, which ends on `remedy`, when there is no folder `root`.
+    Raises UserError, which ends on `remedy`, when there is no folder `root`, and when several bear the names
+    but none the first one exactly.
     """
-    if not root.is_dir():
+    if not os.path.lexists(root):
         raise UserError(f"there is no folder {root}; {remedy}")
     wanted = {fold(name) for name in names}
-    return next((path for path in subfolders(root) if fold(path.name) in wanted), root)
+    found = [path for path in subfolders(root) if fold(path.name) in wanted]
+    exact = [path for path in found if path.name == names[0]]
+    return only_one(exact or found, root) or root
+
+
+def only_one(found: list[Path], folder: Path) -> Path | None:
+    """The only one of the folders that were `found`, or None. Raises UserError when there are several."""
+    if len(found) > 1:
+        both = " and ".join(path.name for path in found)
+        raise UserError(f"{folder} holds {both}, which may be the same; give or keep one of them")
+    return found[0] if found else None
 
 
 def find_below(folder: Path, *steps: str) -> Path | None:
-    """The folder at `folder`/step/step/..., in another case where this one is not there, or None."""
+    """What lies at `folder`/step/step/..., in another case where it is not there in this one, or None."""
     for step in steps:
         exact = folder / step
-        if not exact.is_dir():
+        if not os.path.lexists(exact):
             siblings = subfolders(folder)
-            exact = next((path for path in siblings if path.name.casefold() == step.casefold()), None)
+            exact = only_one([path for path in siblings if path.name.casefold() == step.casefold()], folder)
             if exact is None:
                 return None
         folder = exact
@@ -97,25 +139,13 @@ def require_layout(fits: bool, name: str, root: Path, looked_for: str, remedy: s
         raise UserError(f"{root} does not hold {name}: looked for {looked_for}; {remedy}")
 
 
-def pair(frames: tuple[Path, ...], others: tuple[Path, ...], content: str = "mask") -> tuple[Path, ...]:
-    """One of `others` for every frame, by position, both in natural order; names that agree pair by it, too.
-
-    The published loaders pair by position (DeepPro), and some sets number frames and masks differently.
-    Raises UserError naming the first file whose name has no partner when the counts differ.
-    """
-    if len(frames) == len(others):
-        return others
-    frame_stems, other_stems = ({path.stem for path in paths} for paths in (frames, others))
-    for path in frames:
-        if path.stem not in other_stems:
-            raise UserError(f"the frame {path} has no {content} of its name; add it or take the frame away")
-    stray = next(path for path in others if path.stem not in frame_stems)
-    raise UserError(
-        f"the {content} {stray} has no frame of its name; add the frame or take the {content} away"
-    )
-
-
-def index_sequence(name: str, images: Path, masks: Path, centroids: Path | None = None) -> Sequence:
+def index_sequence(
+    name: str,
+    images: Path,
+    masks: Path,
+    centroids: Path | None = None,
+    mask_rule: MaskRule = STRICT,
+) -> Sequence:
     """The sequence whose frames, masks and centroid maps lie in these folders.
 
     Raises UserError when one of them is missing or empty, or when they do not pair.
@@ -126,39 +156,44 @@ def index_sequence(name: str, images: Path, masks: Path, centroids: Path | None 
         frames,
         masks=pair(frames, list_images(masks, "masks")),
         centroids=centroids and pair(frames, list_images(centroids, "centroid maps"), "centroid map"),
+        mask_rule=mask_rule,
     )
 
 
-def index_listed(root: Path, names: Iterable[str], images: str, masks: str) -> tuple[Sequence, ...]:
+def index_listed(
+    root: Path, names: Iterable[str], images: str, masks: str, mask_rule: MaskRule = STRICT
+) -> tuple[Sequence, ...]:
     """The sequences `names`; `images` and `masks` are places in `root`, with "*" for the sequence's name."""
 
     def folder(place: str, name: str) -> Path:
         return listed_folder(root, *place.replace("*", name).split("/"))
 
     def index(name: str) -> Sequence:
-        return index_sequence(name, folder(images, name), folder(masks, name))
+        return index_sequence(name, folder(images, name), folder(masks, name), mask_rule=mask_rule)
 
     def rest(name: str) -> Sequence:
-        return rest_of_sequence(
-            name, folder(images, name), find_below(root, *masks.replace("*", name).split("/"))
-        )
+        kinds = (find_below(root, *masks.replace("*", name).split("/")), None)
+        return rest_of_sequence(name, folder(images, name), *kinds, mask_rule)
 
     return each(names, index, rest)
 
 
-def rest_of_sequence(name: str, images: Path, *truth: Path | None) -> Sequence:
+def rest_of_sequence(
+    name: str, images: Path, masks: Path | None, centroids: Path | None, mask_rule: MaskRule
+) -> Sequence:
     """What a check can read of a sequence that is refused: the frames that have a mask of their name
     and, where there is a folder of centroid maps, one of these; all frames, without truth, when none has.
     """
     frames = list_images(images)
     found = {}
-    for kind, folder in zip(("masks", "centroids"), truth, strict=False):
+    for kind, folder in {"masks": masks, "centroids": centroids}.items():
         if folder is not None and folder.is_dir():
-            found[kind] = {path.stem: path for path in folder.iterdir() if is_image_name(path.name)}
-    kept = tuple(path for path in frames if all(path.stem in paths for paths in found.values()))
+            found[kind] = {frame_name(path): path for path in folder.iterdir() if is_image_name(path.name)}
+    kept = tuple(path for path in frames if all(frame_name(path) in paths for paths in found.values()))
     if not kept:
         return Sequence(name, frames)
-    return Sequence(name, kept, **{kind: tuple(paths[p.stem] for p in kept) for kind, paths in found.items()})
+    truth = {kind: tuple(paths[frame_name(path)] for path in kept) for kind, paths in found.items()}
+    return Sequence(name, kept, **truth, mask_rule=mask_rule)
 
 
 @dataclass(frozen=True)
@@ -188,16 +223,18 @@ def find_tree(root: Path) -> Tree | None:
     return None
 
 
-def index_tree(frames: Tree, truth: Tree, names: Iterable[str]) -> tuple[Sequence, ...]:
+def index_tree(
+    frames: Tree, truth: Tree, names: Iterable[str], mask_rule: MaskRule = STRICT
+) -> tuple[Sequence, ...]:
     """The sequences `names`, with images from the one tree, masks and centroid maps from the other."""
 
     def index(name: str) -> Sequence:
         images, masks = frames.listed("images", name), truth.listed("masks", name)
-        return index_sequence(name, images, masks, truth.optional("masks_centroid", name))
+        return index_sequence(name, images, masks, truth.optional("masks_centroid", name), mask_rule)
 
     def rest(name: str) -> Sequence:
         kinds = (truth.optional(kind, name) for kind in ("masks", "masks_centroid"))
-        return rest_of_sequence(name, frames.listed("images", name), *kinds)
+        return rest_of_sequence(name, frames.listed("images", name), *kinds, mask_rule)
 
     return each(names, index, rest)
 
@@ -222,7 +259,7 @@ def read_lines(path: Path) -> list[str]:
 
     Raises UserError when there are none.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path, "names of sequences").splitlines()
     if path.suffix == ".csv":
         lines = [row["sequence"] for row in csv.DictReader(lines)]
     kept = [line.strip() for line in lines if line.strip()]
@@ -244,7 +281,7 @@ def listed_sequences(
     Raises UserError when there is no list, or when it is empty.
     """
     for name in lists:
-        if (root / name).is_file():
+        if os.path.lexists(root / name):
             return read_names(root / name), ()
     if shipped is None:
         raise UserError(
@@ -258,7 +295,7 @@ def listed_subsets(names: Iterable[str], lists: Mapping[str, Path]) -> dict[str,
     """The members of `names` in each list, by label; a list that is missing or has none gives no subset."""
     subsets = {}
     for label, path in lists.items():
-        listed = path.read_text(encoding="utf-8").casefold().split() if path.is_file() else []
+        listed = read_text(path, "names of sequences").casefold().split() if os.path.lexists(path) else []
         members = tuple(name for name in names if name.casefold() in listed)
         if members:
             subsets[label] = members

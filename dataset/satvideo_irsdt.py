@@ -2,12 +2,14 @@
 
     {train,val}/<sequence>/img/000001.png   {train,val}/<sequence>/mask/000001.png
 
-The lists are {train,val}.txt for DeepPro and {train,val}_list.txt for DTUM.
+The lists are {train,val}.txt for DeepPro and {train,val}_list.txt for DTUM. The masks number their targets:
+each value above 0 is target, as for both.
 """
 
 from pathlib import Path
 
 from dataset.layout import find_root, index_listed, listed_sequences, require_layout
+from dataset.masks import MaskRule
 from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
@@ -30,7 +32,7 @@ def index(root: Path, split: str) -> SequenceSet:
     lists = (f"{part}.txt", f"{part}_list.txt")
     shipped = f"{name}/deeppro_{part}_sequences.txt"
     names, notes = listed_sequences(root, lists, shipped)
-    sequences = index_listed(root, names, images, masks)
+    sequences = index_listed(root, names, images, masks, MaskRule(many_values=True))
     return SequenceSet(
         name, root, split, sequences, MEAN, STD, notes=notes, published=read_published(shipped)
     )

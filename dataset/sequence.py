@@ -1,10 +1,13 @@
 """What a reader hands on: the names and paths of one sequence, and of a whole split. No pixels."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
+from dataset.masks import STRICT, MaskRule
+from utils.errors import UserError
 
 # What metrics may ask for: any of these fields of a sequence gives it.
 SOURCES = {
@@ -20,13 +23,15 @@ SOURCES = {
 class Sequence:
     """One video: its frames in order and, per frame, what truth there is.
 
-    Every truth field is None (this data set has none of that kind) or has one item per frame.
+    Every truth field is None (this data set has none of that kind) or has one item per frame, which its
+    reader matched by name.
 
     images:    paths of the frames
     masks:     paths of the pixel masks (value > 0 is target)
     centroids: paths of the centroid maps (value 255 at a target's centroid)
     points:    float64 [N, 2] per frame: row, column of each target's centre, counted from 0
     boxes:     float64 [N, 4] per frame: x1, y1, x2, y2 in pixels, counted from 0, x2 and y2 exclusive
+    mask_rule: how the files of masks and centroid maps are read
     """
 
     name: str
@@ -35,6 +40,7 @@ class Sequence:
     centroids: tuple[Path, ...] | None = None
     points: tuple[np.ndarray, ...] | None = None
     boxes: tuple[np.ndarray, ...] | None = None
+    mask_rule: MaskRule = STRICT
 
     def __post_init__(self):
         for kind in ("masks", "centroids", "points", "boxes"):
@@ -82,6 +88,31 @@ class SequenceSet:
     notes: tuple[str, ...] = ()
     published: Published | None = None
 
+    def __post_init__(self):
+        known: dict[str, Sequence] = {}
+        for sequence in self.sequences:
+            other = known.setdefault(sequence.name.casefold(), sequence)
+            if other is sequence:
+                continue
+            if other.name == sequence.name or is_same_file(other.images[0], sequence.images[0]):
+                raise UserError(
+                    f"the {self.split} split of {self.name} in {self.root} has the sequence {other.name} "
+                    f"twice, once as {sequence.name} in {sequence.images[0].parent}; list it once"
+                )
+
+    def with_mask_threshold(self, threshold: float) -> "SequenceSet":
+        """The same set, with pixels of mask files above a gray value as targets, whatever the files hold.
+
+        Raises UserError for a threshold that is none, and for a set without masks.
+        """
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if not (is_number and 0 <= threshold < 255):
+            raise UserError(f"mask_threshold is {threshold!r}; it takes a gray value from 0 to below 255")
+        if not any(sequence.has(("masks", "centroids")) for sequence in self.sequences):
+            raise UserError(f"{self.name} in {self.root} has no masks; leave mask_threshold out")
+        rule = MaskRule(threshold)
+        return replace(self, sequences=tuple(replace(one, mask_rule=rule) for one in self.sequences))
+
     def __len__(self) -> int:
         return len(self.sequences)
 
@@ -90,3 +121,8 @@ class SequenceSet:
 
     def __getitem__(self, index: int) -> Sequence:
         return self.sequences[index]
+
+
+def is_same_file(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file, also where the file system folds case."""
+    return first == second or (first.exists() and second.exists() and first.samefile(second))

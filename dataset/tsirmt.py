@@ -3,7 +3,8 @@
     images/00001/*.png         masks/00001/          LMAFormer
     00001/images/00001.png     00001/masks/          RPRNet; its folder is called TSIRMT or TSIRMT_RM
 
-The lists are train.txt and test.txt; LMAFormer tests on its list `val`, so val.txt serves as well.
+The lists are train.txt and test.txt; LMAFormer tests on its list `val`, so val.txt serves as well. In the
+masks each gray value above 0 is target, as for LMAFormer.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from dataset.layout import (
     listed_subsets,
     require_layout,
 )
+from dataset.masks import MaskRule
 from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
@@ -41,5 +43,6 @@ def index(root: Path, split: str) -> SequenceSet:
     names, notes = listed_sequences(root, lists, shipped)
     low = SHIPPED_LISTS / name / "lmaformer_val_snr_below_10_sequences.txt"
     subsets = listed_subsets(names, {"SNR<10": low})
-    sequences, published = index_tree(tree, tree, names), read_published(shipped)
+    sequences = index_tree(tree, tree, names, MaskRule(many_values=True))
+    published = read_published(shipped)
     return SequenceSet(name, root, split, sequences, subsets=subsets, notes=notes, published=published)

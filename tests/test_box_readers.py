@@ -1,12 +1,14 @@
 """DAUB, ITSDT-15K and IRDST: every form and place of their lists of boxes, and what does not fit them."""
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dataset import create_dataset
 from dataset.published import differences, standing
@@ -17,10 +19,20 @@ SPLITS = ROOT / "dataset" / "splits"
 REAL_DAUB = ROOT.parent / "shared" / "real" / "DAUB"
 
 
+def small_image() -> bytes:
+    """A file of 256x256 black pixels; readers look at sizes alone, and no further than the first frame."""
+    content = io.BytesIO()
+    Image.new("1", (256, 256)).save(content, "PNG")
+    return content.getvalue()
+
+
+IMAGE = small_image()
+
+
 def put(folder: Path, *names) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / str(name)).touch()
+        (folder / str(name)).write_bytes(IMAGE)
     return folder
 
 
@@ -287,7 +299,7 @@ def test_listed_frames_that_are_missing(tmp_path):
         ("images/test/data6/1.bmp 1,2,9,0", "line 3: 'images/test/data6/1.bmp 1,2,9,0' is not path x1,y1"),
         (
             "images/test/data6/1.bmp 30,40,8,8,0",
-            "line 3: a box of 'images/test/data6/1.bmp 30,40,8,8,0' ends",
+            "line 3: the box 30,40,8,8 (x1,y1,x2,y2) of images/test/data6/1.bmp ends before it begins",
         ),
     ],
 )

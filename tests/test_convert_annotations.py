@@ -277,16 +277,23 @@ def test_points_to_maps_and_back(tmp_path):
 def test_splits_of_a_folder(tmp_path):
     for name in "ab":
         put_image(tmp_path / f"images/{name}/0.png", np.zeros((6, 9), np.uint8))
-        put_image(tmp_path / f"masks/{name}/0.png", np.ones((6, 9), np.uint8))
+        put_image(tmp_path / f"masks/{name}/0.png", np.pad(np.ones((5, 8), np.uint8), (0, 1)))
     write(tmp_path / "train.txt", "a\n")
     write(tmp_path / "test.txt", "b\n")
-    line = "images/{}/0.png 0,0,9,6,0\n"
+    line = "images/{}/0.png 0,0,8,5,0\n"
     assert convert(tmp_path, "txt", tmp_path / "x/1.txt").read_text() == line.format("a") + line.format("b")
     out = convert(tmp_path, "txt", tmp_path / "x/2.txt", "--split", "test")
     assert out.read_text() == line.format("b")
 
 
 # Refusals
+
+
+def test_masks_of_another_size_than_their_frames_are_refused(tmp_path, refused):
+    put_image(tmp_path / "images/0.png", np.zeros((6, 9), np.uint8))
+    put_image(tmp_path / "masks/0.png", np.zeros((12, 18), np.uint8))
+    for to in ("txt", "centroids"):
+        assert "masks/0.png is 18x12" in refused(tmp_path, to)
 
 
 def test_directions_that_make_no_sense(tmp_path, refused):
@@ -335,7 +342,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, refused):
         (
             "a.txt",
             "0.bmp 1,2,3,4,0\n0.bmp 5,5,6,4,0\n",
-            "a.txt, line 2: a box of '0.bmp 5,5,6,4,0' ends before",
+            "a.txt, line 2: the box 5,5,6,4 (x1,y1,x2,y2) of 0.bmp ends before",
         ),
         ("a.txt", "/data/0.bmp 1,2,3,4,0\n", "the frame /data/0.bmp has no folder images/ in its path"),
         ("a.txt", "../0.bmp 1,2,3,4,0\n", "the frame ../0.bmp has no folder images/ in its path"),
@@ -346,8 +353,8 @@ def test_nothing_is_overwritten_unasked(tmp_path, refused):
         ),
         ("a.txt", "0.bmp 70,2,95,4,0\n", "a target of 0.bmp lies outside its 60 rows and 80 columns"),
         ("a.txt", "0.bmp 7,58,9,65,0\n", "a target of 0.bmp lies outside its 60 rows and 80 columns"),
-        ("a.txt", "0.bmp 5,5,4,6,0\n", "a.txt, line 1: a box of '0.bmp 5,5,4,6,0' ends before"),
-        ("a.json", "{", "a.json is no COCO annotation (Expecting"),
+        ("a.txt", "0.bmp 5,5,4,6,0\n", "a.txt, line 1: the box 5,5,4,6 (x1,y1,x2,y2) of 0.bmp ends before"),
+        ("a.json", "{", "a.json is no JSON with boxes (Expecting"),
         ("a.json", '{"colour": "green"}', "a.json is no COCO annotation; give another"),
     ],
 )

@@ -1,5 +1,6 @@
 """A user's own folder: where sequences are found, which truth belongs to them, and the real excerpts."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dataset import create_dataset
 from utils.errors import UserError
@@ -14,10 +16,20 @@ from utils.errors import UserError
 REAL = Path(__file__).parents[1].parent / "shared" / "real"
 
 
+def small_image() -> bytes:
+    """A file of 256x256 black pixels; readers look at sizes alone, and no further than the first frame."""
+    content = io.BytesIO()
+    Image.new("1", (256, 256)).save(content, "PNG")
+    return content.getvalue()
+
+
+IMAGE = small_image()
+
+
 def put(folder: Path, *names: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / name).touch()
+        (folder / name).write_bytes(IMAGE)
     return folder
 
 
@@ -141,8 +153,8 @@ def test_points_that_do_not_fit(clip, text, message):
 
 
 def test_box_csv(clip):
-    (clip / "boxes.csv").write_text("frame,x,y,w,h\n2.png,10,20,3,4\n2.png,0,0,1.5,1\n10,5,6,1,1\n")
-    assert rows(only(clip).boxes) == [[], [[10, 20, 13, 24], [0, 0, 1.5, 1]], [[5, 6, 6, 7]]]
+    (clip / "boxes.csv").write_text("frame,x,y,w,h\n2.png,10,20,3,4\n2.png,1,1,1.5,1\n10,5,6,1,1\n")
+    assert rows(only(clip).boxes) == [[], [[10, 20, 13, 24], [1, 1, 2.5, 2]], [[5, 6, 6, 7]]]
     assert rows(only(clip, box_origin=1).boxes)[2] == [[4, 5, 5, 6]]
     fails("box_origin is 2", clip, box_origin=2)
 
@@ -152,7 +164,7 @@ def test_box_csv(clip):
     [
         ("frame,x,y,w,h\n3.png,1,2,3,4\n", "line 2: there is no frame 3.png"),
         ("frame,x,y,w,h\n2.png,1,2,three,4\n", "line 2: expected frame,x,y,w,h"),
-        ("name,x,y,w,h\n2.png,1,2,3,4\n", "line 2: expected frame,x,y,w,h"),
+        ("name,x,y,w,h\n2.png,1,2,3,4\n", "line 1: there is no header frame,x,y,w,h"),
     ],
 )
 def test_box_csv_that_does_not_fit(clip, text, message):

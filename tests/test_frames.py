@@ -46,6 +46,10 @@ def random_frames(count: int, seed: int = 0) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).integers(0, 256, (count, 6, 7), dtype=np.uint8))
 
 
+def random_masks(count: int, seed: int = 0) -> list[np.ndarray]:
+    return [np.uint8(255) * (frame > 200) for frame in random_frames(count, seed)]
+
+
 # ---- image files ----
 
 
@@ -158,7 +162,7 @@ def test_frames_and_masks(tmp_path):
 @pytest.mark.parametrize("kind", ["images", "masks"])
 @pytest.mark.parametrize("cached", [False, True])
 def test_files_of_another_size_are_named(tmp_path, kind, cached):
-    arrays = {"images": random_frames(3), "masks": random_frames(3)}
+    arrays = {"images": random_frames(3), "masks": random_masks(3)}
     arrays[kind][2] = arrays[kind][2][:, :5]
     frames = SequenceFrames(sequence_of(tmp_path, **arrays), cache=tmp_path / "cache" if cached else None)
     with pytest.raises(UserError, match=rf"{kind}.2\.png is .*; all frames .* one size"):
@@ -168,7 +172,7 @@ def test_files_of_another_size_are_named(tmp_path, kind, cached):
 def test_centroid_map_of_centroid_files_keeps_their_values(tmp_path):
     centroids = np.zeros((6, 7), np.uint8)
     centroids[2, 3], centroids[4, 5] = 255, 254
-    truth = {"masks": random_frames(1), "centroids": [centroids]}
+    truth = {"masks": random_masks(1), "centroids": [centroids]}
     found = SequenceFrames(sequence_of(tmp_path, random_frames(1), **truth)).centroid_map(0)
     assert found[2, 3] == 1
     assert found[4, 5] == 254 / 255
@@ -176,8 +180,8 @@ def test_centroid_map_of_centroid_files_keeps_their_values(tmp_path):
 
 
 def test_centroid_map_of_masks_is_the_mask(tmp_path):
-    frames = SequenceFrames(sequence_of(tmp_path, random_frames(1), masks=[GRAY8]))
-    assert np.array_equal(frames.centroid_map(0), GRAY8 > 0)
+    frames = SequenceFrames(sequence_of(tmp_path, random_frames(1), masks=[np.uint8(9) * (GRAY8 > 60)]))
+    assert np.array_equal(frames.centroid_map(0), GRAY8 > 60)
 
 
 def test_centroid_map_of_points_and_boxes_marks_the_nearest_pixels(tmp_path):
@@ -201,10 +205,12 @@ def test_there_is_no_centroid_map_without_truth(tmp_path):
 @pytest.fixture
 def count_decoded(monkeypatch):
     decoded = []
-    original = dataset.frames.read_gray
-    monkeypatch.setattr(
-        dataset.frames, "read_gray", lambda path, *a: decoded.append(path) or original(path, *a)
-    )
+
+    def count(read):
+        return lambda path, *options: decoded.append(path) or read(path, *options)
+
+    for name in ("read_gray", "read_mask"):
+        monkeypatch.setattr(dataset.frames, name, count(getattr(dataset.frames, name)))
     return decoded
 
 
@@ -212,7 +218,7 @@ def count_decoded(monkeypatch):
 @pytest.mark.parametrize("depth", [1, 257])
 def test_the_cache_changes_no_value(tmp_path, resize, depth):
     images = [frame * np.array(depth, np.uint16 if depth > 1 else np.uint8) for frame in random_frames(4)]
-    sequence = sequence_of(tmp_path, images, masks=random_frames(4, seed=1))
+    sequence = sequence_of(tmp_path, images, masks=random_masks(4, seed=1))
     view = view_of("train", train_resize=resize)
     plain = SequenceFrames(sequence, view)
     cached = SequenceFrames(sequence, view, cache=tmp_path / "cache")
@@ -222,7 +228,7 @@ def test_the_cache_changes_no_value(tmp_path, resize, depth):
 
 
 def test_one_cache_serves_several_views(tmp_path):
-    sequence = sequence_of(tmp_path, random_frames(2), masks=random_frames(2, seed=1))
+    sequence = sequence_of(tmp_path, random_frames(2), masks=random_masks(2, seed=1))
     kinds = [
         {},
         {"train_resize": (9, 11)},
@@ -238,7 +244,7 @@ def test_one_cache_serves_several_views(tmp_path):
 
 
 def test_with_the_cache_each_file_is_decoded_once_for_all_epochs(tmp_path, count_decoded):
-    sequence = sequence_of(tmp_path, random_frames(5), masks=random_frames(5))
+    sequence = sequence_of(tmp_path, random_frames(5), masks=random_masks(5))
     for _ in range(2):
         frames = SequenceFrames(sequence, cache=tmp_path / "cache")
         for _epoch in range(2):
@@ -249,7 +255,7 @@ def test_with_the_cache_each_file_is_decoded_once_for_all_epochs(tmp_path, count
 @pytest.mark.parametrize("kind", ["images", "masks"])
 @pytest.mark.parametrize("differs", ["time", "size"])
 def test_a_changed_file_is_decoded_anew(tmp_path, kind, differs):
-    sequence = sequence_of(tmp_path, random_frames(3), masks=random_frames(3))
+    sequence = sequence_of(tmp_path, random_frames(3), masks=random_masks(3))
     cache = tmp_path / "cache"
     before = pixels_of(SequenceFrames(sequence, cache=cache), kind)
     path = getattr(sequence, kind)[1]

@@ -138,7 +138,7 @@ def test_neighbours_go_by_number_or_by_position_in_training_and_test(tmp_path, n
     """Around frame 2 of the frames 1, 2, 4 and 5, which are gray 10, 11, 12 and 13; 4 stands for 3."""
     images = tuple(tmp_path / f"{number}.png" for number in (1, 2, 4, 5))
     for path, gray in zip(images, range(10, 14), strict=True):
-        Image.fromarray(np.full((6, 6), gray, np.uint8)).save(path)
+        Image.fromarray(np.pad(np.full((5, 5), gray, np.uint8), (0, 1))).save(path)  # also a mask
     data = SequenceSet("Gap", tmp_path, "train", (Sequence("a", images, masks=images),), mean=0.0, std=1.0)
     one = {"frames": 4, "key": 1, "neighbours": neighbours}
     found = clips_of(data, **one)[0, 1]["clip"], list(video_of(data[0], data, **one))[1][1][0]

@@ -183,13 +183,19 @@ def test_only_image_files_are_frames(tmp_path):
     assert [path.name for path in sequence.images] == images[:6]
 
 
-def test_masks_pair_by_name_else_by_position(tmp_path):
+def test_masks_pair_by_name(tmp_path):
+    """Zeros before a number do not count, in the whole name."""
     one_sequence(tmp_path / "a", ["1.bmp", "2.bmp", "10.bmp"], ["10.png", "2.png", "1.png"])
-    one_sequence(tmp_path / "b", ["0001.png", "0002.png", "0010.png"], ["0.png", "9.png", "10.png"])
-    (by_name,) = create_dataset("NUDT-MIRSDT", tmp_path / "a", "test")
-    (by_position,) = create_dataset("NUDT-MIRSDT", tmp_path / "b", "test")
-    assert stems(by_name.masks) == ["1", "2", "10"]
-    assert stems(by_position.masks) == ["0", "9", "10"]
+    one_sequence(
+        tmp_path / "b", ["c01_08.bmp", "c01_9.bmp", "c01_10.bmp"], ["c1_10.png", "c1_9.png", "c1_8.png"]
+    )
+    (same,) = create_dataset("NUDT-MIRSDT", tmp_path / "a", "test")
+    (padded,) = create_dataset("NUDT-MIRSDT", tmp_path / "b", "test")
+    assert stems(same.masks) == stems(same.images) == ["1", "2", "10"]
+    assert (stems(padded.images), stems(padded.masks)) == (
+        ["c01_08", "c01_9", "c01_10"],
+        ["c1_8", "c1_9", "c1_10"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ from dataset.annotations import (  # noqa: E402
     write_coco,
     write_txt_list,
 )
-from dataset.io import read_gray  # noqa: E402
+from dataset.frames import SequenceFrames  # noqa: E402
 from dataset.layout import natural_key  # noqa: E402
-from utils.boxes import component_boxes, component_centroids  # noqa: E402
+from utils.boxes import component_centroids  # noqa: E402
 from utils.cli import add_switch  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
@@ -84,10 +84,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def frame_boxes(sequence: Sequence) -> Iterable[np.ndarray]:
     """The boxes [N, 4] of every frame."""
-    if sequence.masks is not None:
-        return (component_boxes(read_gray(path)) for path in sequence.masks)
-    if sequence.boxes is not None:
-        return sequence.boxes
+    if sequence.masks is not None or sequence.boxes is not None:
+        return map(SequenceFrames(sequence).boxes, range(len(sequence)))
     if sequence.points is not None or sequence.centroids is not None:
         raise UserError(
             f"{sequence.name} has only centroids, which tell no size; add masks or boxes, or choose "
@@ -98,10 +96,11 @@ def frame_boxes(sequence: Sequence) -> Iterable[np.ndarray]:
 
 def frame_points(sequence: Sequence) -> Iterable[np.ndarray]:
     """Row and column [N, 2] of every target of every frame."""
+    frames, places = SequenceFrames(sequence), range(len(sequence))
     if sequence.masks is not None:
-        return (component_centroids(read_gray(path)) for path in sequence.masks)
+        return (component_centroids(frames.mask(place)) for place in places)
     if sequence.centroids is not None:
-        return (np.argwhere(read_gray(path) == 255) for path in sequence.centroids)
+        return (np.argwhere(frames.centroid_map(place) >= 1) for place in places)
     if sequence.points is not None:
         return sequence.points
     return map(centres, frame_boxes(sequence))

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,20 +119,28 @@ def is_running(process: int) -> bool:
 # ---------------------------------------------------------------- reading
 
 
-def read_text(path: Path, content: str = "text") -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+def read_bytes(path: Path, content: str = "bytes") -> bytes:
+    """What a file holds. Raises UserError for one that is missing, no file or not readable.
 
     content: what the file holds, for the sentence
-    Raises UserError for a file that is missing, no file, not readable or not UTF-8.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}, which should hold {content}, is no file; put a file there")
     try:
-        raw = path.read_bytes()
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+        if is_file:  # a pipe would be waited for
+            return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is no {path} with {content}; put it there") from None
     except OSError as error:
         raise UserError(f"cannot read {path} with {content}: {reason(error)}; put that right") from None
+    raise UserError(f"{path}, which should hold {content}, is no file; put a file there")
+
+
+def read_text(path: Path, content: str = "text") -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises UserError as `read_bytes` does, and for text that is not UTF-8.
+    """
+    raw = read_bytes(path, content)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
