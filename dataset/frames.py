@@ -213,10 +213,11 @@ class SequenceFrames:
         return self._maps[kind]
 
     def _fingerprint(self, kind: str) -> str:
-        """Changes with every path, size and time of change of the source files, and with the resizing."""
+        """Changes with every path, size and time of change of the source files, and how they are read."""
         chosen = self.view.settings
         resizing = (self.view.resize, chosen.letterbox, chosen.image_resize, chosen.mask_resize)
-        digest = hashlib.sha256(repr((kind, *resizing)).encode())
+        checked = (self.file_size, self.sequence.mask_rule)
+        digest = hashlib.sha256(repr((kind, *resizing, *checked)).encode())
         for path in getattr(self.sequence, kind):
             try:
                 stat = path.stat()

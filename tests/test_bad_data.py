@@ -15,12 +15,13 @@ from PIL import Image
 from recipes import clips_of, video_of
 
 import dataset.io
+import test as command_test
 from dataset import Sequence, SequenceSet, create_dataset
 from dataset.frames import SequenceFrames
 from dataset.io import read_gray, read_size
 from dataset.masks import MaskRule, read_centroid_map, read_mask
 from dataset.pairing import pair
-from utils.errors import UserError
+from utils.errors import UserError, run_command
 
 BACK = np.zeros((24, 32), np.uint8)
 TARGET = BACK.copy()
@@ -154,6 +155,18 @@ def test_a_file_of_another_size_is_refused_in_every_view(uneven, view, task):
             assert take()
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_cached_masks_belong_to_frames_of_their_size(tmp_path, view):
+    """The cache of masks is not taken for frames that were exchanged for larger ones."""
+    frame, mask = save(tmp_path / "images/0.png", NOISE), save(tmp_path / "masks/0.png", TARGET)
+    data = SequenceSet("A", tmp_path, "train", (Sequence("a", (frame,), (mask,)),), 0.0, 1.0)
+    settings = {"frames": 1, "key": 0} | VIEWS[view]
+    assert clips_of(data, cache=tmp_path / "cache", **settings)[0, 0]["target"].any() or view == "crop"
+    save(frame, LARGE)
+    clips = clips_of(data, cache=tmp_path / "cache", **settings)
+    refused("masks/0.png is 32x24", lambda: clips[0, 0])
+
+
 def test_boxes_of_a_mask_are_in_the_pixels_of_its_frame(uneven):
     kind, data = uneven
     if kind == "masks":
@@ -261,6 +274,26 @@ def test_dropped_boxes_are_counted_by_file(two_frames):
     refused(
         "on_bad_truth is 'ignore'; it takes refuse or drop", folder_set, two_frames, on_bad_truth="ignore"
     )
+
+
+def test_commands_refuse_impossible_boxes_and_tell_what_was_dropped(two_frames, capfd, monkeypatch):
+    def stop(*parts):
+        raise UserError("the data was read; that will do")
+
+    monkeypatch.setattr(command_test, "build_test", stop)
+    path = txt_list(two_frames, [GOOD[0], IMPOSSIBLE["above"]])
+    flags = ["--dataset_names", "Folder", "--dataset_dir", str(two_frames), "--model_names", "TopHat"]
+    refuses = (
+        f"error: {path}, line 2: the box 1,-9,5,-1 (x1,y1,x2,y2) of images/1/1.bmp lies outside its 32x24"
+    )
+    drops = f"note: dropped 1 impossible target in {path}, first line 2: the box"
+    for options, said in (([], refuses), (["--dataset_option", "on_bad_truth=drop"], drops)):
+        with pytest.raises(SystemExit) as end:
+            run_command(lambda typed=[*flags, *options]: command_test.main(typed))
+        told = "".join(capfd.readouterr())
+        assert end.value.code == 2
+        assert said in told
+        assert ("the data was read" in told) == bool(options)
 
 
 POINTS = {"nan": "nan,3", "infinite": "3,-inf", "above": "-0.6,3", "below": "23.6,3", "right": "3,32"}
@@ -553,6 +586,16 @@ def test_a_threshold_reads_any_mask(tmp_path):
     refused("has transparent pixels", read_mask, save(tmp_path / "alpha.png", CLEAR), high)
 
 
+def test_the_cache_keeps_masks_of_several_thresholds_apart(tmp_path):
+    save(tmp_path / "images/1.png", NOISE)
+    save(tmp_path / "masks/1.png", SOFT)
+    for threshold, expected in ((127, TARGET), (89, SOFT), (127, TARGET)):
+        found = folder_set(tmp_path, mask_threshold=threshold)
+        frames = SequenceFrames(found[0], cache=tmp_path / "cache")
+        assert np.array_equal(frames.mask(0), expected > 0)
+    refused("has 3 gray values", SequenceFrames(folder_set(tmp_path)[0], cache=tmp_path / "cache").mask, 0)
+
+
 @pytest.mark.parametrize("value", [-1, 255, float("nan"), "127a", True])
 def test_a_threshold_that_is_none_is_refused(tmp_path, value):
     save(tmp_path / "images/1.png", NOISE)
@@ -752,6 +795,25 @@ def test_published_layouts_refuse_them_too(tmp_path, name, odd, place):
         refused("there are no masks in", create_dataset, name, tmp_path, "test")
     else:
         assert path.name in refused(str(path.parent), create_dataset, name, tmp_path, "test")
+
+
+@pytest.mark.parametrize("odd", ["loop", "nowhere", "pipe"])
+def test_centroid_maps_that_cannot_be_read_are_not_left_out(tmp_path, odd):
+    """The targets of a test would then be others."""
+    for kind in ("images", "masks"):
+        put_frames(tmp_path / "Sequence85" / kind, "1.png")
+    (tmp_path / "test.txt").write_text("Sequence85\n")
+    ODD[odd](tmp_path / "Sequence85/masks_centroid")
+    refused("Sequence85/masks_centroid: ", create_dataset, "NUDT-MIRSDT", tmp_path, "test")
+
+
+@pytest.mark.parametrize("odd", ["pipe", "device", "folder"])
+def test_an_image_that_is_no_file_is_refused(tmp_path, odd):
+    """As where it was replaced after the folder was listed; a pipe is not waited for."""
+    path = tmp_path / "1.png"
+    ODD[odd](path)
+    for read in (read_gray, read_size, read_mask):
+        refused(f"{path} is no file; put an image there", read, path)
 
 
 @pytest.mark.parametrize("place", ["a/loop", "images/loop"])
