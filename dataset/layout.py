@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.masks import STRICT, MaskRule
-from dataset.pairing import pair
+from dataset.pairing import frame_name, pair
 from dataset.refusals import each
 from dataset.sequence import Sequence
 from utils.errors import UserError, reason
@@ -172,27 +172,28 @@ def index_listed(
         return index_sequence(name, folder(images, name), folder(masks, name), mask_rule=mask_rule)
 
     def rest(name: str) -> Sequence:
-        return rest_of_sequence(
-            name, mask_rule, folder(images, name), find_below(root, *masks.replace("*", name).split("/"))
-        )
+        kinds = (find_below(root, *masks.replace("*", name).split("/")), None)
+        return rest_of_sequence(name, folder(images, name), *kinds, mask_rule)
 
     return each(names, index, rest)
 
 
-def rest_of_sequence(name: str, rule: MaskRule, images: Path, *truth: Path | None) -> Sequence:
+def rest_of_sequence(
+    name: str, images: Path, masks: Path | None, centroids: Path | None, mask_rule: MaskRule
+) -> Sequence:
     """What a check can read of a sequence that is refused: the frames that have a mask of their name
     and, where there is a folder of centroid maps, one of these; all frames, without truth, when none has.
     """
     frames = list_images(images)
     found = {}
-    for kind, folder in zip(("masks", "centroids"), truth, strict=False):
+    for kind, folder in {"masks": masks, "centroids": centroids}.items():
         if folder is not None and folder.is_dir():
-            found[kind] = {path.stem: path for path in folder.iterdir() if is_image_name(path.name)}
-    kept = tuple(path for path in frames if all(path.stem in paths for paths in found.values()))
+            found[kind] = {frame_name(path): path for path in folder.iterdir() if is_image_name(path.name)}
+    kept = tuple(path for path in frames if all(frame_name(path) in paths for paths in found.values()))
     if not kept:
         return Sequence(name, frames)
-    matched = {kind: tuple(paths[path.stem] for path in kept) for kind, paths in found.items()}
-    return Sequence(name, kept, **matched, mask_rule=rule)
+    truth = {kind: tuple(paths[frame_name(path)] for path in kept) for kind, paths in found.items()}
+    return Sequence(name, kept, **truth, mask_rule=mask_rule)
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def index_tree(
 
     def rest(name: str) -> Sequence:
         kinds = (truth.optional(kind, name) for kind in ("masks", "masks_centroid"))
-        return rest_of_sequence(name, mask_rule, frames.listed("images", name), *kinds)
+        return rest_of_sequence(name, frames.listed("images", name), *kinds, mask_rule)
 
     return each(names, index, rest)
 

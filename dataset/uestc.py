@@ -104,7 +104,11 @@ def size_finder(root: Path) -> Callable[[str], Size | None]:
     @cache
     def size_in(place: str) -> Size | None:
         folder = find_below(root, "images", *place.split("/"))
-        return folder and size_of_frames(folder)
+        try:
+            return folder and size_of_frames(folder)
+        except UserError as error:
+            refuse(place, str(error))
+            return None
 
     return lambda frame: size_in(frame_key(frame).rpartition("/")[0])
 

@@ -127,7 +127,7 @@ def read_frames(sets: dict[str, SequenceSet], workers: int) -> dict[str, Frames]
 def task_of(sequence: Sequence, index: int) -> Task:
     kinds = ("masks", "centroids", "boxes", "points")
     truth = (values and values[index] for values in (getattr(sequence, kind) for kind in kinds))
-    return Task(sequence.images[index], *truth)
+    return Task(sequence.images[index], *truth, rule=sequence.mask_rule)
 
 
 def flat(frames: Frames) -> list[Frame]:

@@ -45,7 +45,7 @@ KINDS = {
         True,
         "find out how the gray values were changed, or train with a mean and std of their own",
     ),
-    "no mask": Kind("files that are no masks", True, "write masks as PNG with two gray values, 0 and 255"),
+    "no mask": Kind("files that are no masks", True, ""),
     "flooded mask": Kind("masks that cover much of the frame", True, "write targets above 0, the rest 0"),
     "misplaced truth": Kind("truth far from that of the frames beside it", True, "look whose truth it is"),
     "origin": Kind(

@@ -74,8 +74,8 @@ def check_masks(sequence: Sequence, frames: Items[Frame]) -> Found:
         if mask is None:
             continue
         path = sequence.masks[frame.index]
-        if mask.odd:
-            yield "no mask", frame, f"{path} {mask.odd}", path, frame.marks
+        if mask.refused:
+            yield "no mask", frame, mask.refused, path, frame.marks
         elif mask.covered > FLOODED:
             text = f"{path} marks {mask.covered:.0%} of the frame as targets"
             yield "flooded mask", frame, text, path
@@ -87,7 +87,7 @@ def check_masks(sequence: Sequence, frames: Items[Frame]) -> Found:
             places = " and ".join(f"{row:.0f},{column:.0f}" for row, column in lost[:2])
             text = f"{marked} and {path} have no common target at {places} (row,column)"
             yield "centroid map", frame, text, path, lost
-        if mask.values > 2 and not mask.odd:
+        if mask.values > 2 and not mask.refused:
             yield "gray mask", frame, f"{path} has {mask.values} gray values", path, frame.marks
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dataset.io import gray_values, read_gray
+from dataset.masks import STRICT, MaskRule, read_centroid_map, read_mask
 from dataset.scene import RING_INNER, RING_OUTER
 from utils.errors import UserError
 
@@ -31,6 +32,7 @@ class Task:
     centroids: Path | None = None
     boxes: np.ndarray | None = None
     points: np.ndarray | None = None
+    rule: MaskRule = STRICT
 
 
 @dataclass(eq=False, slots=True)
@@ -48,12 +50,12 @@ class Targets:
 
 @dataclass(eq=False, slots=True)
 class MaskFacts:
-    """What a mask file is: (height, width), how many gray values, how much of it is above 0, what is odd."""
+    """What a mask file is: (height, width), how many gray values, how much is target, why it is refused."""
 
     size: tuple[int, int]
     values: int
     covered: float
-    odd: str = ""
+    refused: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -102,14 +104,12 @@ def read_record(task: Task) -> Record:
         record.errors["image"] = str(error)
     if task.mask is not None:
         try:
-            pixels = read_gray(task.mask)
-            mask = (pixels > 0).astype(np.uint8)
-            record.mask = describe_mask(task.mask, pixels)
+            record.mask, mask = describe_mask(task.mask, task.rule)
         except UserError as error:
             record.errors["mask"] = str(error)
     if task.centroids is not None:
         try:
-            record.marked = find_targets(read_gray(task.centroids) > 0).centres
+            record.marked = find_targets(read_centroid_map(task.centroids, task.rule) > 0).centres
         except UserError as error:
             record.errors["centroids"] = str(error)
     fits = gray is not None and (mask is None or mask.shape == gray.shape)
@@ -149,18 +149,18 @@ def channels_differ(file: Image.Image) -> bool:
 # ---------------------------------------------------------------- truth
 
 
-def describe_mask(path: Path, pixels: np.ndarray) -> MaskFacts:
-    """What is odd of a mask: more than two gray values, colour, transparency."""
-    values = len(np.unique(pixels))
-    odd = []
-    with Image.open(path) as file:  # it has just been read without an error
-        if file.format == "JPEG" and values > 2:
-            odd.append(f"is a JPEG with {values} gray values, whose compression makes targets larger")
-        if channels_differ(file):
-            odd.append("is coloured")
-        if "A" in file.mode and np.ptp(np.asarray(file.getchannel("A"))) > 0:
-            odd.append("has a transparent part")
-    return MaskFacts(pixels.shape, values, np.count_nonzero(pixels) / pixels.size, " and ".join(odd))
+def describe_mask(path: Path, rule: MaskRule) -> tuple[MaskFacts, np.ndarray]:
+    """What a mask file is, and its targets, uint8 [H, W] of 0 and 1; of one that is no mask what is above 0.
+
+    Raises UserError for a file that cannot be read.
+    """
+    pixels, refused = read_gray(path), ""
+    try:
+        mask = read_mask(path, rule) > 0
+    except UserError as error:
+        mask, refused = pixels > 0, str(error)
+    facts = MaskFacts(pixels.shape, len(np.unique(pixels)), np.count_nonzero(mask) / mask.size, refused)
+    return facts, mask.astype(np.uint8)
 
 
 def find_targets(mask: np.ndarray, gray: np.ndarray | None = None) -> Targets:
