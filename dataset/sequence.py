@@ -88,8 +88,8 @@ class SequenceSet:
     mean, std: gray-level statistics (0..255) for (x - mean) / std; None: each sequence's own
     subsets:   named groups of sequence names that are scored by themselves, such as "SNR<=3"
     notes:     what the user should know of how the set was found ("train.txt is missing, ...")
-    options:   those of its reader that differ from their defaults
     published: what dataset/published.py compares the set with; None where no list is known
+    options:   those of its reader that differ from their defaults
     """
 
     name: str

@@ -469,7 +469,7 @@ def test_files_that_hold_no_boxes_are_named(two_frames):
     assert f"{two_frames / 'val.txt'}, {two_frames / 'val.json'} hold no boxes" in message
     assert f"{two_frames} has no truth: val.json, val.txt hold no boxes" in folder_set(two_frames).notes
     (two_frames / "boxes.txt").write_text("\n")
-    refused(r"boxes\.txt is empty; write a line per frame", create_dataset, "Folder", two_frames, "test")
+    refused("boxes.txt is empty; write a line per frame", create_dataset, "Folder", two_frames, "test")
 
 
 # ---- masks ----
