@@ -599,8 +599,8 @@ def test_kept_predictions_remember_what_was_tested(boxes, boxed, tmp_path):
 def test_frames_are_cached_where_it_was_asked_for(tiny_data, tmp_path, command):
     model = ("--model_names", "Toy", "--epochs", 0) if command is train else ("--model_names", "TopHat")
     place = ("--cache_dir", tmp_path / "cache")
-    run(command, tiny_data, tmp_path / "log", *model, *place)
-    assert not (tmp_path / "cache").exists()
+    with pytest.raises(UserError, match="--cache_dir has no effect without --cache; add it"):
+        run(command, tiny_data, tmp_path / "log", *model, *place)
     run(command, tiny_data, tmp_path / "log", *model, *place, "--cache")
     assert list((tmp_path / "cache").glob("*.npy"))
 

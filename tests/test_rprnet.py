@@ -534,7 +534,9 @@ def test_tiny_frames_are_refused(model):
 
 
 def test_an_unknown_init_is_refused():
-    with pytest.raises(UserError, match="no init 'paper'; known: constructor, published"):
+    with pytest.raises(
+        UserError, match="option init of model RPRNet takes published or constructor, not 'paper'"
+    ):
         create_model("RPRNet", init="paper")
 
 

@@ -497,7 +497,9 @@ def test_unfit_options_are_refused(name):
     ):
         create_model(name, init="random")
     for prior in (0, 1, -0.5):
-        with pytest.raises(UserError, match=f"between 0 and 1, or None, not {prior}"):
+        with pytest.raises(
+            UserError, match=f"option objectness_prior of model {name} cannot be {prior}: it takes"
+        ):
             create_model(name, objectness_prior=prior)
 
 

@@ -143,9 +143,7 @@ class YOLOXHead(nn.Module):
 
 
 def prior_logit(probability: float) -> float:
-    """The logit of a probability. Raises UserError where it is not between 0 and 1."""
-    if not 0 < probability < 1:
-        raise UserError(f"objectness_prior takes a probability between 0 and 1, or None, not {probability!r}")
+    """The logit of a probability between 0 and 1."""
     return torch.logit(torch.tensor(probability, dtype=torch.float64)).item()
 
 
