@@ -100,6 +100,7 @@ class SequenceSet:
     std: float | None = None
     subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    published: Published | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -132,8 +133,6 @@ class SequenceSet:
             raise UserError(f"{self.name} in {self.root} has no masks; leave mask_threshold out")
         rule = MaskRule(threshold)
         return replace(self, sequences=tuple(replace(one, mask_rule=rule) for one in self.sequences))
-
-    published: Published | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
