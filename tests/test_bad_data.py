@@ -272,7 +272,10 @@ def test_dropped_boxes_are_counted_by_file(two_frames):
     assert sum(map(len, found[0].boxes)) == 0
     assert found.notes[-1].startswith(f"dropped {len(IMPOSSIBLE)} impossible targets in {path}, first line 2")
     refused(
-        "on_bad_truth is 'ignore'; it takes refuse or drop", folder_set, two_frames, on_bad_truth="ignore"
+        "option on_bad_truth of data set Folder takes refuse or drop, not 'ignore'",
+        folder_set,
+        two_frames,
+        on_bad_truth="ignore",
     )
 
 

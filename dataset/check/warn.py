@@ -19,9 +19,8 @@ def tell(sets: Items[SequenceSet], log_dir: Path) -> None:
 
     sets: the splits that a command reads
     """
-    for data in sets:
-        for note in data.notes:
-            print(f"note: {note}")
+    for note in dict.fromkeys(note for data in sets for note in data.notes):
+        print(f"note: {note}")
     for line in warnings(sets, log_dir):
         print(f"warning: {line}", flush=True)
 
