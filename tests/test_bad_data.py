@@ -271,12 +271,8 @@ def test_dropped_boxes_are_counted_by_file(two_frames):
     found = create_dataset("DAUB", two_frames, "test", on_bad_truth="drop")
     assert sum(map(len, found[0].boxes)) == 0
     assert found.notes[-1].startswith(f"dropped {len(IMPOSSIBLE)} impossible targets in {path}, first line 2")
-    refused(
-        "option on_bad_truth of data set Folder takes refuse or drop, not 'ignore'",
-        folder_set,
-        two_frames,
-        on_bad_truth="ignore",
-    )
+    with pytest.raises(UserError, match="option on_bad_truth .* takes refuse or drop, not 'ignore'"):
+        folder_set(two_frames, on_bad_truth="ignore")
 
 
 def test_commands_refuse_impossible_boxes_and_tell_what_was_dropped(two_frames, capfd, monkeypatch):
