@@ -126,7 +126,10 @@ def other_width(path: Path, source: Path) -> Path:
     [
         (other_width, r"second\.pth holds the weights of another model or size"),
         (lambda path, _: path, r"no checkpoint .*second\.pth"),
-        (lambda path, source: path.write_bytes(source.read_bytes()[:999]) and path, "damaged"),
+        (
+            lambda path, source: path.write_bytes(source.read_bytes()[:999]) and path,
+            "cut off: its end is missing",
+        ),
     ],
     ids=["weights", "missing", "cut"],
 )
