@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import train
 from tests.toys import RECIPE, registered_toys
 from utils.checkpoint import load_weights, read_run, save_checkpoint
 from utils.engine.state import TrainState
@@ -248,3 +249,13 @@ def test_a_check_leaves_optimizer_and_generators_alone(toys):
     before, drawn = copy.deepcopy(state.content()), random_state()
     state.check(other, "last.pth")
     assert is_same(state.content(), before) and is_same(random_state(), drawn)
+
+
+def test_a_damaged_run_is_refused_before_any_run_begins(toys, tiny_data, tmp_path, monkeypatch):
+    content, folder = content_of(recipe_of()), tmp_path / "run"
+    save_checkpoint(folder / "last.pth", {**content, "progress": {}})
+    flags = ("--model_names", "Toy", "--dataset_dir", tiny_data, "--resume", folder, "--num_workers", 0)
+    monkeypatch.setattr(train.TrainingRun, "run", None)
+    with pytest.raises(UserError, match="the progress in .*last.pth has no entry 'epoch'"):
+        train.main([str(flag) for flag in (*flags, "--device", "cpu")])
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "last.pth"]
