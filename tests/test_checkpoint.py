@@ -287,7 +287,7 @@ def test_a_damaged_numpy_type_does_not_end_the_process(tmp_path):
     damaged = whole.replace(b"NNNJ", b"NN\x86J")
     assert damaged != whole
     path.write_bytes(damaged)
-    assert read_torch_file(path) == ({"value": 0.5}, False)
+    assert read_torch_file(path) == ({"value": 0.5}, False, False)
 
 
 # ---------------------------------------------------------------- random state

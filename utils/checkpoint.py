@@ -1,6 +1,7 @@
 """Checkpoints: ours, written atomically and read safely, and the published ones, imported strictly."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,10 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint that `save_checkpoint` wrote. Raises UserError for a damaged or foreign file."""
-    content, has_checksum = read_torch_file(path)
+    content, has_checksum, has_sums = read_torch_file(path)
     if not is_own(content):
         raise UserError(f"{path} was not written by train.py; for a published file use --official {path}")
-    if content["format"] == FORMAT and not has_checksum:
+    if not (has_sums if content["format"] == WITHOUT_CHECKSUM else has_checksum):
         raise UserError(f"{path} has lost the checksum that it was written with; {REMEDY}")
     return content
 
@@ -91,10 +92,19 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Pat
 
 
 def read_published(path: str | Path) -> Any:
-    """What a published file holds. Raises UserError for a damaged one, and for one of train.py."""
-    content, _ = read_torch_file(path)
+    """What a published file holds. Raises UserError for a damaged one, and for one of train.py.
+
+    A note on standard error says that there are no checksums, as in the form of torch before 1.6.
+    """
+    content, _, has_sums = read_torch_file(path)
     if is_own(content):
         raise UserError(f"{path} was written by train.py; use --checkpoint for it")
+    if not has_sums:
+        print(
+            f"note: {path} has the form of torch before 1.6, which has no checksums: if it was damaged on "
+            "its way here, nobody can tell",
+            file=sys.stderr,
+        )
     return content
 
 

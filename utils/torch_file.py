@@ -12,11 +12,10 @@ import pickle
 import re
 import stat
 import struct
-import sys
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,10 +74,22 @@ def torch_bytes(content: Any) -> bytes:
     return file.getvalue()
 
 
-def read_torch_file(path: str | Path) -> tuple[Any, bool]:
-    """(content of a torch file, on the CPU, see `torch_content`; whether it has a checksum of `torch_bytes`).
+class TorchFile(NamedTuple):
+    """What a torch file holds, on the CPU, and what vouches for it.
 
-    The file is read once. Raises UserError as that does, and for a file that is missing or cannot be read.
+    has_checksum: one of the whole file, as `torch_bytes` gives it
+    has_sums:     that, or those of its records; False for the form of torch before 1.6
+    """
+
+    content: Any
+    has_checksum: bool
+    has_sums: bool
+
+
+def read_torch_file(path: str | Path) -> TorchFile:
+    """A torch file, see `torch_content`; it is read once.
+
+    Raises UserError as that does, and for a file that is missing or cannot be read.
     """
     path = Path(path)
     try:
@@ -90,14 +101,13 @@ def read_torch_file(path: str | Path) -> tuple[Any, bool]:
     if is_folder:
         raise UserError(f"{path} is a folder and no checkpoint; give a .pth file in it")
     data = read_bytes(path, "a checkpoint")
-    return torch_content(data, path), has_checksum(data)
+    return TorchFile(torch_content(data, path), has_checksum(data), not data.startswith(BEFORE_1_6))
 
 
 def torch_content(data: bytes, path: Path) -> Any:
     """What the bytes of a torch file hold, on the CPU; only tensors and plain values are ever unpickled.
 
-    They are checked before, by their checksum or by those of their records. A file of torch before 1.6 has
-    none, which a note on standard error says.
+    They are checked before, by their checksum or by those of their records, if there are any.
     path: what sentences call the file
     Raises UserError for bytes that are damaged or foreign, or that hold any other Python object.
     """
@@ -109,14 +119,8 @@ def torch_content(data: bytes, path: Path) -> Any:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # on a damaged file torch raises nearly every kind there is
         raise UserError(f"{path} {why_refused(error, data.startswith(BEFORE_1_6))}") from None
-    if data.startswith(BEFORE_1_6):
-        if file.tell() != len(data):
-            raise UserError(f"{path} is damaged: some of its tensors were left out; {REMEDY}")
-        print(
-            f"note: {path} has the form of torch before 1.6, which has no checksums: if it was damaged on "
-            "its way here, nobody can tell",
-            file=sys.stderr,
-        )
+    if data.startswith(BEFORE_1_6) and file.tell() != len(data):
+        raise UserError(f"{path} is damaged: some of its tensors were left out; {REMEDY}")
     return content
 
 

@@ -14,7 +14,7 @@ import pickle
 import pickletools
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def gadget(case: Case, route: str) -> tuple[str, bytes]:
     places = places_of(content)
     place = places[case.draw.integers(len(places))]
     inside = holder(content, place)
-    if how == 1 and isinstance(inside, dict):  # as a key
+    if how == 1 and isinstance(inside, dict) and isinstance(objects[name], Hashable):  # as a key
         inside[objects[name]] = inside.pop(place[-1])
     else:
         inside[place[-1]] = objects[name] if how < 4 else [inside[place[-1]], objects[name]]

@@ -113,7 +113,7 @@ def try_group(case: Case) -> None:
 KILLS = FaultClass(
     "kills",
     "random kills of trainings, each resumed: bit-identical to the end",
-    {"full": 50, "short": 10, "ci": 2},
+    {"full": 100, "short": 10, "ci": 2},
     try_kills,
 )
 GROUPS = FaultClass(
