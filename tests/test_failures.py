@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tests.conftest import ROOT
@@ -20,6 +22,9 @@ def ended(main, capfd) -> tuple[int, str]:
     with pytest.raises(SystemExit) as end:
         run_command(main)
     return end.value.code, capfd.readouterr().err
+
+
+LESS = "lower --batch_size, --patch_size, --seq_len or --num_workers, or end other programs that hold it"
 
 
 def raising(error):
@@ -48,20 +53,51 @@ def raising(error):
         ),
         (
             MemoryError(),
-            "there is too little memory (it is used up); lower --batch_size, --patch_size or --seq_len",
+            f"there is too little memory; {LESS}",
         ),
         (
             RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: not enough memory: 8\nat 1"
             ),
-            "there is too little memory ([enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: not enough "
-            "memory: 8); lower --batch_size, --patch_size or --seq_len",
+            f"there is too little memory (DefaultCPUAllocator: not enough memory: 8); {LESS}",
+        ),
+        (
+            OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+            f"there is too little memory ([Errno 12] Cannot allocate memory); {LESS}",
+        ),
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of "
+                "which 1.00 GiB is free. Including non-PyTorch memory, this process has 78 GiB in use."
+            ),
+            "there is too little memory (CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
+            f"capacity of 79.10 GiB of which 1.00 GiB is free); {LESS}",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "there is too little memory (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
+            f"`cublasCreate(handle)`); {LESS}",
         ),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_what_a_user_can_put_right_is_one_line(error, told, capfd):
     assert ended(raising(error), capfd) == (2, f"error: {told}\n")
+
+
+@pytest.mark.parametrize(
+    ("allocate", "told"),
+    [
+        (lambda: torch.empty(10**15), "DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+        (lambda: np.empty(10**15), "Unable to allocate 7.11 PiB for an array with shape"),
+        (lambda: bytearray(10**16), "there is too little memory; "),
+    ],
+    ids=["torch", "numpy", "python"],
+)
+def test_a_lack_of_memory_is_told_as_such(allocate, told, capfd):
+    code, said = ended(allocate, capfd)
+    assert code == 2 and said.startswith("error: there is too little memory")
+    assert told in said and said.endswith(f"{LESS}\n") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
