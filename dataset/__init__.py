@@ -1,5 +1,6 @@
 """Data sets by name: `create_dataset("NUDT-MIRSDT", root="data", split="test")` indexes a folder."""
 
+import dataclasses
 from pathlib import Path
 
 from dataset import (  # noqa: F401
@@ -34,7 +35,9 @@ def create_dataset(name: str, root: str | Path = "data", split: str = "test", **
     entry = DATASETS.check_options(name, {"root": root, "split": split, **options})
     if split not in ("train", "test"):
         raise UserError(f"there is no split {split!r}; known: train, test")
-    return entry.build(root=Path(root).expanduser(), split=split, **options)
+    found = entry.build(root=Path(root).expanduser(), split=split, **options)
+    chosen = {key: value for key, value in options.items() if value != entry.defaults.get(key)}
+    return dataclasses.replace(found, options=chosen)
 
 
 __all__ = ["Sequence", "SequenceSet", "create_dataset", "list_datasets", "register_dataset"]

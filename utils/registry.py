@@ -28,6 +28,12 @@ class Entry:
         kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return tuple(p.name for p in inspect.signature(self.build).parameters.values() if p.kind in kinds)
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default of each option that has one."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
 
 class Registry:
     """Names to builders. Lookup folds case, '-' and '_'; a duplicate name raises at import."""

@@ -75,13 +75,14 @@ def recipe_from_dict(saved: dict[str, Any]) -> Recipe:
     return from_flat(flat(saved))
 
 
-def changes(recipe: Recipe, typed: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changes(recipe: Recipe, typed: dict[str, Any], task: str | None = None) -> dict[str, tuple[Any, Any]]:
     """(value in the recipe, typed value) of each typed key that would change the recipe and may not.
 
     `--resume` refuses them. Settings with `can_change`, such as the number of epochs, are left out.
+    Errors as in `resolve_recipe`.
     """
     before = flat(recipe.to_dict())
-    after = flat(recipe_with(recipe, typed).to_dict())
+    after = flat(recipe_with(recipe, typed, task).to_dict())
     return {
         key: (before.get(key), value)
         for key, value in after.items()
