@@ -16,7 +16,7 @@ from metrics.protocols import protocol_lines
 from model import create_model
 from utils.cli import add_data_flags, add_recipe_flags, new_parser, reader_options, typed_settings
 from utils.engine.dry_run import dry_run
-from utils.engine.resume import continued_recipe, find_saved_run, resume_command
+from utils.engine.resume import find_saved_run, resume_command
 from utils.engine.run import TrainingRun
 from utils.engine.runtime import Runtime
 from utils.engine.state import TrainState
@@ -46,10 +46,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> TrainingRun:
     """All parts of one run. Raises UserError for what cannot work; nothing is written yet."""
     names, task = (model.name, dataset.name), TASKS[model.facts.get("task", "masks")]
-    folder, saved = find_saved_run(args.log_dir, names, args.resume)
-    typed = typed_settings(args)
+    saved, typed = find_saved_run(args.log_dir, names, args.resume), typed_settings(args)
     if saved:
-        recipe = continued_recipe(saved, typed, folder)
+        recipe = saved.recipe(typed, task.name)
     else:
         recipe = resolve_recipe(model.facts["recipe"], dataset.name, typed, task.name)
     runtime = Runtime.of(recipe.runtime)
@@ -62,6 +61,9 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     )
     cache = args.cache_dir if args.cache else None
     training, held = read_data(args, dataset.name, recipe)
+    data = {"training": training.fingerprint, "validation": held.fingerprint}
+    if saved:
+        saved.check_data(data)
     videos = [TestVideo(sequence, held, recipe.view, cache) for sequence in held]
     validation = Validation(videos, lines, recipe, task, SOURCES)
     validation.check(dataset.name)
@@ -78,9 +80,9 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
         runtime,
         log_dir=args.log_dir,
         facts={"dataset_dir": args.dataset_dir, "device": str(runtime.device), "torch": torch.__version__},
+        data=data,
         resume=resume_command(args, names),
         saved=saved,
-        folder=folder,
     )
 
 

@@ -1,6 +1,5 @@
 """Runs that were stopped, killed or could not save: going on from last.pth gives the same bits."""
 
-import json
 import shlex
 import signal
 import sys
@@ -8,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import assert_same, assert_same_run, comparable, last, record_of
 
 import train
-from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
 
 pytestmark = [
@@ -84,50 +83,6 @@ def run_folder(log: Path) -> Path:
     return folder
 
 
-def last(folder: Path) -> dict:
-    return read_checkpoint(folder / "last.pth")
-
-
-def comparable(folder: Path) -> dict:
-    """The last checkpoint without what may differ in a run that goes on."""
-    saved = last(folder)
-    for key in ("num_workers", "save_every"):
-        del saved["recipe"]["runtime"][key]
-    return saved
-
-
-def assert_same(found, expected, place: str = "") -> None:
-    """Equal to the bit, through dicts and lists."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), place
-        for key in expected:
-            assert_same(found[key], expected[key], f"{place}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), place
-        for index, pair in enumerate(zip(found, expected, strict=True)):
-            assert_same(*pair, f"{place}/{index}")
-    elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), place
-    else:
-        assert found == expected or found != found and expected != expected, place  # equal or both nan
-
-
-def record_of(folder: Path) -> list[dict]:
-    """The lines of train.jsonl without the times."""
-    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "seconds" not in key} for line in lines]
-
-
-def assert_same_run(folder: Path, reference: Path) -> None:
-    """The same weights, optimizer, random state, scores and record, each epoch once."""
-    assert_same(comparable(folder), comparable(reference))
-    assert_same(
-        read_checkpoint(folder / "best.pth")["weights"], read_checkpoint(reference / "best.pth")["weights"]
-    )
-    assert [line["epoch"] for line in record_of(folder)] == [1, 2, 3]
-    assert record_of(folder) == record_of(reference)
-
-
 def resumed(run_python, folder: Path, flags, *more) -> None:
     done = run_python("train.py", *flags, "--resume", folder, *more)
     assert (done.returncode, done.stderr) == (0, "")
@@ -167,18 +122,25 @@ def test_killed_within_an_epoch(train_with, run_python, reference, flags, tmp_pa
     assert_same_run(folder, reference)
 
 
-@pytest.mark.parametrize("save", [3, *(pytest.param(save, marks=pytest.mark.slow) for save in (1, 2, 4))])
+SLOW_SAVES = [pytest.param(save, marks=pytest.mark.slow) for save in (1, 2, 4, 7)]
+
+
+@pytest.mark.parametrize("save", [3, *SLOW_SAVES])
 def test_killed_while_saving(train_with, run_python, reference, flags, tmp_path, save):
-    """last.pth is saved at the start and after each epoch; save 4 is the one after the last epoch."""
+    """last.pth is saved at the start, and before and after each validation; save 7 is the last."""
     done = train_with(KILL_WHILE_SAVING, save, *flags, "--log_dir", tmp_path, "--num_workers", 0)
     assert done.returncode == -9
     folder = run_folder(tmp_path)
     if save == 1:
         assert not (folder / "last.pth").exists()
         return
-    assert last(folder)["progress"]["epoch"] == save - 2
-    assert len(record_of(folder)) == save - 1  # the line of the epoch whose checkpoint is lost
+    epoch, is_to_be_scored = divmod(save - 2, 2)  # of the save before
+    progress = last(folder)["progress"]
+    assert (progress["epoch"], progress["batch"]) == (epoch, 4 * is_to_be_scored)
+    assert len(record_of(folder)) == (save - 1) // 2  # with the line of an epoch whose checkpoint is lost
+    assert list(folder.glob(".last.pth.*.tmp"))
     resumed(run_python, folder, flags, "--num_workers", 0)
+    assert not list(folder.glob(".*.tmp"))
     assert_same_run(folder, reference)
 
 
@@ -196,20 +158,23 @@ def test_ctrl_c_prints_the_command_that_goes_on(train_with, run_python, referenc
     assert_same_run(folder, reference)
 
 
-def test_ctrl_c_during_the_validation_stops_after_it(monkeypatch, capsys, flags, tmp_path):
-    validate = train.TrainingRun.validate
+def test_ctrl_c_during_the_validation_stops_in_it(monkeypatch, capsys, reference, flags, tmp_path):
+    """Its epoch is not over: the run that goes on does it again, from the first frame on."""
+    validate, flags = train.TrainingRun.validate, [str(flag) for flag in (*flags, "--num_workers", 0)]
 
     def interrupted(run):
         signal.raise_signal(signal.SIGINT)
         return validate(run)
 
-    monkeypatch.setattr(train.TrainingRun, "validate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train.main([str(flag) for flag in (*flags, "--log_dir", tmp_path, "--num_workers", 0)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.TrainingRun, "validate", interrupted)
+        train.main([*flags, "--log_dir", str(tmp_path)])
     folder = run_folder(tmp_path)
-    assert (last(folder)["progress"]["epoch"], last(folder)["progress"]["batch"]) == (1, 0)
-    assert [line["epoch"] for line in record_of(folder)] == [1]
+    assert (last(folder)["progress"]["epoch"], last(folder)["progress"]["batch"]) == (0, 4)
+    assert record_of(folder) == []
     assert f'--resume "{folder}"' in capsys.readouterr().out
+    train.main([*flags, "--resume", str(folder)])
+    assert_same_run(folder, reference)
 
 
 def test_a_loss_that_draws_random_numbers(train_with, run_python, flags, tmp_path):
@@ -261,7 +226,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(train_with, run_python, reference
     assert done.stderr.count("\n") == 1, done.stderr
     folder = run_folder(tmp_path)
     assert last(folder)["progress"]["steps"] == 6
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
     resumed(run_python, folder, flags, "--num_workers", 0)
     assert_same_run(folder, reference)
 

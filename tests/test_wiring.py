@@ -427,8 +427,9 @@ def test_a_stop_in_the_last_epoch_of_a_model_is_one_for_the_models_after_it(
     validate = train.TrainingRun.validate
 
     def interrupted(run):
+        scores = validate(run)
         signal.raise_signal(signal.SIGTERM)
-        return validate(run)
+        return scores
 
     monkeypatch.setattr(train.TrainingRun, "validate", interrupted)
     with pytest.raises(KeyboardInterrupt):

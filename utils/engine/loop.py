@@ -1,8 +1,6 @@
 """The training loop. It knows no model, data set, loss or metric by name."""
 
 import math
-import signal
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,39 +16,17 @@ from utils.recipe.schema import OptimisationSettings
 from utils.registry import SCHEDULES
 
 
-class Stopped(Exception):
-    """The user asked for an end; everything up to the last finished batch is saved."""
-
-
-class StopRequest:
-    """Inside `with`, Ctrl-C and SIGTERM only set `asked`; a second Ctrl-C ends the program at once."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __enter__(self):
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_):
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("stopping at the next save; press Ctrl-C again to end at once", file=sys.stderr)
-
-
 @dataclass(frozen=True)
 class Hooks:
     """What a run does around the steps.
 
-    after_batch: called with the terms of each batch's loss; may raise Stopped
-    after_epoch: called with the means of the epoch's terms and its learning rate; may raise Stopped
+    after_batch:   called with the terms of each batch's loss
+    after_batches: called after those of an epoch, before the epoch is counted
+    after_epoch:   called with the means of the epoch's terms and its learning rate
     """
 
     after_batch: Callable[[dict[str, float]], None]
+    after_batches: Callable[[], None]
     after_epoch: Callable[[dict[str, float], float], None]
 
 
@@ -79,10 +55,9 @@ def fit(
             bar.total = progress.batch + len(loader)
             for batch in bar:
                 terms = train_step(state, loss, batch, runtime, recipe.clip_gradients)
-                progress.add_batch(terms)
-                state.after_step()
                 bar.set_postfix({k: f"{v:.4f}" for k, v in terms.items()}, refresh=False)
                 hooks.after_batch(terms)
+        hooks.after_batches()
         hooks.after_epoch(progress.end_epoch(), rate)
 
 
@@ -95,21 +70,23 @@ def train_step(
 ) -> dict[str, float]:
     """One optimizer step; returns the terms of the loss.
 
-    A loss or gradient that is not finite raises UserError, the weights unchanged.
+    An error before the step leaves the state as it was; so does a loss or gradient that is not finite, which
+    raises UserError.
     """
-    with runtime.computing():
-        raw = state.model(runtime.place(batch["clip"]))
-    terms = loss(runtime.widened(raw), runtime.place(batch["target"]))
-    values = {name: value.item() for name, value in terms.items()}
-    check_finite("loss", values["loss"], batch)
-    state.optimizer.zero_grad(set_to_none=True)
-    terms["loss"].backward()
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    check_finite("gradient", norm.item(), batch)
-    if clip_gradients:
-        nn.utils.clip_grads_with_norm_(state.model.parameters(), clip_gradients, norm)
-    state.optimizer.step()
+    with state.unchanged_on_error():
+        with runtime.computing():
+            raw = state.model(runtime.place(batch["clip"]))
+        terms = loss(runtime.widened(raw), runtime.place(batch["target"]))
+        values = {name: value.item() for name, value in terms.items()}
+        check_finite("loss", values["loss"], batch)
+        state.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        check_finite("gradient", norm.item(), batch)
+        if clip_gradients:
+            nn.utils.clip_grads_with_norm_(state.model.parameters(), clip_gradients, norm)
+    state.step(values)
     return values
 
 

@@ -2,27 +2,30 @@
 
 import math
 import os
-import signal
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.data import Dataset, Sampler
 
 from utils.checkpoint import save_checkpoint
-from utils.engine.loop import Hooks, Stopped, StopRequest, fit
+from utils.engine.loading import ClipLoader
+from utils.engine.loop import Hooks, fit
+from utils.engine.resume import SavedRun
 from utils.engine.runtime import Runtime
 from utils.engine.state import TrainState
 from utils.engine.validation import Validation
-from utils.files import write_json
+from utils.errors import UserError
+from utils.files import remove_abandoned, write_json
 from utils.recipe.resolve import flat
 from utils.recipe.schema import PARTS, Recipe
 from utils.report.pictures import overlay, tile_of
-from utils.runlog import Record, new_run_folder
+from utils.runlog import Curves, Record, RunLock, new_run_folder
 from utils.seed import random_state, restore_random_state
+from utils.signals import Stopped, StopRequest, handling
 
 
 class TrainingRun:
@@ -31,9 +34,11 @@ class TrainingRun:
     names:   of the model and of the data set
     clips:   training clips, with `collate`
     batches: their batch sampler, with `epoch` and `start`
-    saved:   the checkpoint to continue from, and `folder` its place; else a new folder below `log_dir`
+    log_dir: where a new run gets its folder
     facts:   what recipe.json says besides the recipe
+    data:    the fingerprint of each part of the data
     resume:  the command that continues the run, but for `--resume`
+    saved:   the run to go on with; None: a new one
     """
 
     def __init__(
@@ -49,52 +54,80 @@ class TrainingRun:
         *,
         log_dir: Path,
         facts: dict[str, Any],
+        data: dict[str, Any],
         resume: str,
-        saved: dict[str, Any] | None = None,
-        folder: Path | None = None,
+        saved: SavedRun | None = None,
     ):
         self.names, self.recipe, self.state, self.loss = names, recipe, state, loss
         self.clips, self.batches, self.validation, self.runtime = clips, batches, validation, runtime
-        self.log_dir, self.facts, self.resume = log_dir, facts, resume
-        self.saved, self.folder = saved, folder
+        self.log_dir, self.facts, self.data, self.resume, self.saved = log_dir, facts, data, resume, saved
+        self.saved_steps: int | None = None  # of last.pth
+        self.stop = StopRequest()
+        self.was_removed = False  # its folder, by somebody, while it ran
         self.random = random_state()  # as the building of the parts has left it
 
     # ---------------------------------------------------------------- from the first to the last step
 
     def run(self) -> None:
-        """Train to the end of the recipe. Raises KeyboardInterrupt after a stop that the user asked for."""
-        self.start()
-        with StopRequest() as self.stop, self.board:
-            if self.progress.steps == 0:
-                self.save("last.pth")
-            epochs = self.recipe.optimisation.epochs
-            if self.progress.epoch >= epochs:
-                print(
-                    f"{self.progress.epoch} epochs are finished, --epochs is {epochs}: more continue the run"
-                )
-            hooks = Hooks(self.after_batch, self.after_epoch)
+        """Train to the end of the recipe. Raises KeyboardInterrupt after a stop that somebody asked for.
+
+        Whatever else ends it, the state after the last finished batch is saved.
+        """
+        with handling(self.stop), ExitStack() as self.opened:
+            self.start()
             try:
-                fit(self.state, self.loss, self.loader(), self.recipe.optimisation, self.runtime, hooks)
+                self.train()
             except Stopped:
-                command = f'{self.resume} --resume "{self.folder}"'
-                print(f"stopped after {self.progress.steps} steps; continue with:\n  {command}")
+                self.save_steps()
+                self.tell_how_to_go_on(f"stopped after {self.progress.steps} steps")
                 raise KeyboardInterrupt from None
+            except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # the memory of the step that has failed
+                self.rescue()
+                raise
             if self.stop.asked:  # in the last epoch, which is finished: no other run begins
                 raise KeyboardInterrupt
+
+    def train(self) -> None:
+        """All steps that are left. Raises Stopped."""
+        if self.progress.steps == 0:
+            self.save("last.pth")
+        epochs = self.recipe.optimisation.epochs
+        if self.progress.epoch >= epochs:
+            print(f"{self.progress.epoch} epochs are finished, --epochs is {epochs}: more continue the run")
+        hooks = Hooks(self.after_batch, self.save_steps, self.after_epoch)
+        loader = self.opened.enter_context(closing(self.loader()))
+        fit(self.state, self.loss, loader, self.recipe.optimisation, self.runtime, hooks)
 
     def start(self) -> None:
         """Make or take the folder, bring back what was saved, say what is trained."""
         self.state.to(self.runtime.device)
         restore_random_state(self.random)
         if self.saved:
-            self.state.restore(self.saved, self.folder / "last.pth")
+            self.take_up(self.saved)
             self.saved = None
         else:
             self.folder = new_run_folder(self.log_dir, *reversed(self.names))
+            self.opened.callback(RunLock(self.folder).release)
+        remove_abandoned(self.folder)
         self.record = Record(self.folder / "train.jsonl", self.progress.epoch)
-        self.board = SummaryWriter(str(self.folder), purge_step=self.progress.steps + 1)
+        self.curves = self.opened.enter_context(closing(Curves(self.folder, self.progress.steps + 1)))
         recipe = self.recipe.to_dict()
         write_json(self.folder / "recipe.json", {**self.header(), **self.facts, "recipe": recipe})
+        self.say_what_is_trained(recipe)
+        self.epoch_start = time.perf_counter()
+
+    def take_up(self, saved: SavedRun) -> None:
+        """Go on where a run has ended."""
+        self.folder = saved.folder
+        self.opened.callback(saved.lock.release)
+        self.state.restore(saved.content, self.folder / "last.pth")
+        self.saved_steps = self.progress.steps
+        if self.progress.best is not None and not (self.folder / "best.pth").is_file():
+            print(f"note: there is no best.pth in {self.folder}; it is chosen anew, among the epochs to come")
+            self.progress.best = None
+
+    def say_what_is_trained(self, recipe: dict[str, Any]) -> None:
         model, dataset = self.names
         print(f"{model} on {dataset}: clips per epoch: {len(self.clips)}, in {self.folder}")
         for part in ("model", *PARTS):
@@ -108,46 +141,63 @@ class TrainingRun:
         print(f"validation: {self.recipe.scoring.protocol} protocol, {rules}", flush=True)
         if self.progress.steps:
             print(f"it continues after {self.progress.epoch} epochs and {self.progress.batch} batches")
-        self.epoch_start = time.perf_counter()
+
+    def rescue(self) -> None:
+        """After an error: save what last.pth has not, if that can be done, and say how to go on."""
+        is_older = self.saved_steps != self.progress.steps
+        if self.state.is_whole and (is_older or not (self.folder / "last.pth").exists()):
+            # The first error is the one to tell. RuntimeError: torch's, where memory is used up.
+            with suppress(UserError, MemoryError, RuntimeError):
+                self.save("last.pth")
+        if self.saved_steps is not None:
+            self.tell_how_to_go_on(f"last.pth holds the first {self.saved_steps} steps")
+
+    def tell_how_to_go_on(self, what_is: str) -> None:
+        print(f'{what_is}; continue with:\n  {self.resume} --resume "{self.folder}"', flush=True)
 
     @property
     def progress(self):
         return self.state.progress
 
-    def header(self) -> dict[str, str]:
-        return {"model": self.names[0], "dataset": self.names[1]}
+    def header(self) -> dict[str, Any]:
+        return {"model": self.names[0], "dataset": self.names[1], "data": self.data}
 
-    def loader(self) -> DataLoader:
+    def loader(self) -> ClipLoader:
         workers = self.recipe.runtime.num_workers
         if workers is None:
             workers = min(4, (os.cpu_count() or 1) // 2)
-        return DataLoader(
-            self.clips,
-            batch_sampler=self.batches,
-            collate_fn=self.clips.collate,
-            num_workers=workers,
-            pin_memory=self.runtime.pins_memory,
-            persistent_workers=workers > 0,
-            worker_init_fn=leave_interrupts_to_main,
-            generator=torch.Generator(),  # its own, so that the global one is the training's alone
-        )
+        return ClipLoader(self.clips, self.batches, workers, self.runtime.pins_memory, self.stop.waiting)
 
     def save(self, name: str, scores: dict[str, float] | None = None) -> None:
-        """Write a checkpoint of the state into the run's folder."""
-        if self.runtime.is_main:
-            recipe = self.recipe.to_dict()
-            content = {**self.header(), "recipe": recipe, **self.state.content(), "scores": scores or {}}
-            save_checkpoint(self.folder / name, content)
+        """Write a checkpoint of the state into the run's folder.
+
+        Raises UserError where somebody has removed the folder, when last.pth lies there again.
+        """
+        if not self.runtime.is_main:
+            return
+        self.was_removed |= not self.folder.is_dir()
+        recipe = self.recipe.to_dict()
+        content = {**self.header(), "recipe": recipe, **self.state.content(), "scores": scores or {}}
+        save_checkpoint(self.folder / name, content)
+        if name == "last.pth":
+            self.saved_steps = self.progress.steps
+            if self.was_removed:
+                raise UserError(
+                    f"{self.folder} was removed while its run was going on; last.pth was saved there again, "
+                    "what else was in it is lost: leave the folder where it is and continue with --resume"
+                )
 
     # ---------------------------------------------------------------- after each batch and epoch
 
     def after_batch(self, terms: dict[str, float]) -> None:
-        for name, value in terms.items():
-            self.board.add_scalar(f"train/{name}", value, self.progress.steps)
-        if self.stop.asked or self.progress.batch % self.recipe.runtime.save_every == 0:
+        self.curves.add({f"train/{name}": value for name, value in terms.items()}, self.progress.steps)
+        if self.progress.batch % self.recipe.runtime.save_every == 0:
             self.save("last.pth")
-        if self.stop.asked:
-            raise Stopped
+
+    def save_steps(self) -> None:
+        """Save the steps that last.pth has not; before a validation, so that one without end is repeated."""
+        if self.saved_steps != self.progress.steps:
+            self.save("last.pth")
 
     def after_epoch(self, terms: dict[str, float], learning_rate: float) -> None:
         train_seconds = time.perf_counter() - self.epoch_start
@@ -163,11 +213,11 @@ class TrainingRun:
             "train_seconds": round(train_seconds, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }
+        self.was_removed |= not self.folder.is_dir()
         self.record.add(entry)
-        for name, value in entry.items():
-            if name != "epoch":
-                self.board.add_scalar(f"epoch/{name}", value, self.progress.steps)
-        self.board.flush()
+        points = {f"epoch/{name}": value for name, value in entry.items() if name != "epoch"}
+        self.curves.add(points, self.progress.steps)
+        self.curves.flush()
         if is_best:
             self.save("best.pth", scores)
         self.save("last.pth", scores)
@@ -177,8 +227,6 @@ class TrainingRun:
         )
         print("  ".join([*parts, f"{entry['seconds']:.1f} s", *["best"] * is_best]), flush=True)
         self.epoch_start = time.perf_counter()
-        if self.stop.asked and epoch < epochs:
-            raise Stopped
 
     def is_best(self, score: float) -> bool:
         """Whether a score is at least as good as the best one so far, which it then replaces.
@@ -195,18 +243,14 @@ class TrainingRun:
         return is_best
 
     def validate(self) -> dict[str, float]:
-        """The scores of the weights that are kept."""
+        """The scores of the weights that are kept. Raises Stopped between two frames."""
 
         def show(video, index: int, prediction, truth: dict) -> None:
+            self.stop.check()
             if video is self.validation.videos[0] and index == len(video.frames) // 2:
                 tile = tile_of(video, index, prediction, truth)
                 threshold = self.recipe.scoring.threshold
                 picture = overlay(tile.image, tile.found, tile.truth, threshold, scale=2)
-                self.board.add_image("prediction", picture, self.progress.steps, dataformats="HWC")
+                self.curves.add_picture("prediction", picture, self.progress.steps)
 
         return self.validation.score(self.state.evaluated, self.runtime, show)
-
-
-def leave_interrupts_to_main(_worker: int) -> None:
-    """Ctrl-C reaches every process; the main one alone decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,9 +1,12 @@
 """All that a training run is at one moment, and that its checkpoints hold."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from utils.checkpoint import load_weights
@@ -36,7 +39,10 @@ class Progress:
 
 
 class TrainState:
-    """Model, averaged weights, optimizer, progress and random generators."""
+    """Model, averaged weights, optimizer, progress and random generators.
+
+    is_whole: whether all of it is of the same step; not while a step is taken, nor after one that failed
+    """
 
     def __init__(self, model: nn.Module, recipe: OptimisationSettings):
         self.model = model
@@ -44,6 +50,8 @@ class TrainState:
         freeze(model, self.optimizer, recipe, epoch=0)  # refuses a part that is not there
         self.average = AveragedWeights(model, recipe.ema) if recipe.ema else None
         self.progress = Progress()
+        self.is_whole = True
+        self.buffers = list(model.buffers())
 
     @property
     def evaluated(self) -> nn.Module:
@@ -53,13 +61,34 @@ class TrainState:
     def to(self, device) -> None:
         """Move the networks; the optimizer's parameters are the model's."""
         self.model.to(device)
+        self.buffers = list(self.model.buffers())
         if self.average:
             self.average.model.to(device)
 
-    def after_step(self) -> None:
-        """Take the step's weights into the average."""
+    @contextmanager
+    def unchanged_on_error(self) -> Iterator[None]:
+        """Where the block fails, running statistics and random generators are what they were before it."""
+        before, random = [buffer.clone() for buffer in self.buffers], random_state()
+        try:
+            yield
+        except BaseException:
+            with torch.no_grad():
+                for buffer, value in zip(self.buffers, before, strict=True):
+                    buffer.copy_(value)
+            restore_random_state(random)
+            raise
+
+    def step(self, terms: dict[str, float]) -> None:
+        """The optimizer's step by the gradients, counted and taken into the average.
+
+        terms: of the loss, by name
+        """
+        self.is_whole = False
+        self.optimizer.step()
+        self.progress.add_batch(terms)
         if self.average:
             self.average.update(self.model, self.progress.steps)
+        self.is_whole = True
 
     def content(self) -> dict[str, Any]:
         """Tensors and plain values, from which `restore` brings everything back."""
