@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.recipe.fields import Facts
 from utils.registry import LOSSES, MODELS, register_loss, register_model
 
 
@@ -107,7 +109,7 @@ class ToyStream(nn.Module):
 class Scaled(nn.Module):
     """Binary cross-entropy, that of the target pixels times `weight`."""
 
-    def __init__(self, weight: float = 30.0):
+    def __init__(self, weight: Annotated[float, Facts("of target pixels", at_least=0, at_most=1e6)] = 30.0):
         super().__init__()
         self.weight = weight
 
