@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -145,10 +145,12 @@ class FolderTruth:
                 raise UserError(
                     f"{frame} is not in the annotation lists of {self.folder}; list it, if only without box"
                 )
-        missing = self._listed_in[place.as_posix()] - len(frames)
+        known = set(keys)
+        missing = [name for name in self._listed_in[place.as_posix()] if name not in known]
         if missing:
-            self.notes.append(
-                f"{missing} frames that the annotation lists are not in {self.folder / 'images' / place}"
+            raise UserError(
+                f"the annotations of {self.folder} list frames that are not in its images/: {few(missing)}; "
+                "complete the frames or cut the list"
             )
         return self._boxes([row[:4] for row in self._listed[key]] for key in keys)
 
@@ -160,17 +162,22 @@ class FolderTruth:
         found = merge(coco, partial(read_coco, check=self.check)) or merge(
             lists, partial(read_txt_list, check=self.check)
         )
-        others = [path.name for path in (*coco, *lists) if path.name not in SPLIT_LISTS]
+        others = [path for path in (*coco, *lists) if path.name not in SPLIT_LISTS]
         if others and not found:
-            for path in lists:
-                if path.name in others and not read_text(path).strip():
-                    raise UserError(f"{path} is empty; write a line per frame, or take it away")
-            self.notes.append(f"{self.folder} has no truth: {few(others)} hold no boxes")
+            for path in others:
+                if path.parent != self.folder or not read_text(path).strip():
+                    raise UserError(f"{path} holds no boxes; write some, or take it away")
+            names = few([path.name for path in others])
+            self.notes.append(f"{self.folder} has no truth: {names} hold no boxes")
         return found
 
     @cached_property
-    def _listed_in(self) -> Counter:
-        return Counter(PurePosixPath(key).parent.as_posix() for key in self._listed)
+    def _listed_in(self) -> dict[str, list[str]]:
+        """The keys of the listed frames by the place of their sequence."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for key in self._listed:
+            found[PurePosixPath(key).parent.as_posix()].append(key)
+        return found
 
     def _file_of_one_sequence(self, place: Path, names: tuple[str, ...]) -> Path | None:
         path = next((self.folder / name for name in names if os.path.lexists(self.folder / name)), None)

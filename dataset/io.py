@@ -1,8 +1,10 @@
 """Image files to arrays: PNG, BMP, JPG and TIFF of 8 or 16 bit."""
 
+import io
 import math
 import os
 import stat
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from utils.errors import UserError, reason
 
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 MAX_PIXELS = 2**28  # 16384x16384; a damaged header may announce any size, for which memory would be taken
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns of good frames of 10000x10000
 
@@ -26,18 +29,19 @@ def read_gray(path: Path) -> np.ndarray:
 
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image, from its header alone. Raises UserError as `read_gray` does."""
-    return from_file(path, lambda file: (file.height, file.width))
+    return from_file(path, lambda file: (file.height, file.width), header_only=True)
 
 
-def from_file(path: Path, take: Callable[[Image.Image], Any]) -> Any:
-    """What `take` gets from an image file with Pillow.
+def from_file(path: Path, take: Callable[[Image.Image], Any], header_only: bool = False) -> Any:
+    """What `take` gets from an image file with Pillow; header_only: it takes no pixels.
 
     Raises UserError that names the file, and what is wrong with it.
     """
     size = None
     try:
         if stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            with Image.open(path) as file:
+            source = path if header_only else checked_bytes(path)
+            with Image.open(source) as file:
                 size = file.size
                 if math.prod(size) <= MAX_PIXELS:
                     return take(file)
@@ -57,6 +61,24 @@ def from_file(path: Path, take: Callable[[Image.Image], Any]) -> Any:
         f"the header of {path} announces {size[0]}x{size[1]} pixels, more than can be read; copy the image "
         "again if it is damaged, else cut it into parts"
     )
+
+
+def checked_bytes(path: Path) -> io.BytesIO:
+    """The bytes of a file. Raises ValueError where a PNG is cut off or one of its checksums is another one.
+
+    Pillow does not compare those of the pixels, and a flipped bit would change many of them.
+    """
+    data = path.read_bytes()
+    if data.startswith(PNG):
+        view, end = memoryview(data), len(PNG)
+        while view[end - 8 : end - 4] != b"IEND":  # the name of the last part, before its checksum
+            start = end  # of a part: its length, name, content and checksum
+            end = start + 12 + int.from_bytes(view[start : start + 4], "big")
+            if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+                raise ValueError("another checksum")
+            if end > len(data):
+                raise ValueError("cut off")
+    return io.BytesIO(data)
 
 
 def first_page(file: Image.Image) -> Image.Image:

@@ -269,8 +269,19 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """The sequence names of a split list, in its order, each once. Raises UserError when there are none."""
-    return tuple(dict.fromkeys(sequence_name(line) for line in read_lines(path)))
+    """The sequence names of a split list, in its order, each once.
+
+    Raises UserError when there are none, and for a line that names a folder above or none.
+    """
+    names: dict[str, None] = {}
+    for line in read_lines(path):
+        name = sequence_name(line)
+        if name in ("", ".", ".."):
+            raise UserError(
+                f"{path} lists {line!r}, which names no sequence; write one sequence name per line"
+            )
+        names[name] = None
+    return tuple(names)
 
 
 def listed_sequences(

@@ -1,5 +1,6 @@
 """AP of boxes as COCO counts it, with true operating points and the formula that the box papers print."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from utils.errors import UserError
 from utils.registry import register_metric
 
 MAX_BOXES = 100  # per frame, the best ones; COCO's maxDets
+BLOCK = 256  # frames whose boxes are kept in one array
 MIN_IOU = 0.5
 AT_SCORE = 0.5
 RECALL_LEVELS = np.arange(101) / 100
@@ -46,9 +48,9 @@ class AveragePrecision(CountingMetric):
         self.images, self.min_side = images, min_side
         super().__init__(images=images, min_side=min_side)
 
-    def zero_counts(self) -> dict[str, list[np.ndarray]]:
+    def zero_counts(self) -> dict[str, "FrameRows"]:
         """Per frame: boxes [N, 5] in the order of falling scores, which are true [N], truth [M, 4]."""
-        return {"boxes": [], "true": [], "truth": []}
+        return {"boxes": FrameRows(), "true": FrameRows(), "truth": FrameRows()}
 
     def reset(self) -> None:
         super().reset()
@@ -142,6 +144,40 @@ class AveragePrecision(CountingMetric):
         }
 
 
+class FrameRows:
+    """Arrays [n, ...] of frames, in order; those of many frames lie in one block.
+
+    An array of its own would take hundreds of bytes for a frame, most of them not for its rows.
+    """
+
+    def __init__(self, blocks: tuple[tuple[np.ndarray, np.ndarray], ...] = ()):
+        self._blocks = list(blocks)  # rows of several frames, and how many of them are of each
+        self._recent: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return sum(len(lengths) for _, lengths in self._blocks) + len(self._recent)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for rows, lengths in self._blocks:
+            yield from np.split(rows, np.cumsum(lengths)[:-1])
+        yield from self._recent
+
+    def __add__(self, other: "FrameRows") -> "FrameRows":
+        return FrameRows((*self._packed(), *other._packed()))
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add those of one more frame."""
+        self._recent.append(rows)
+        if len(self._recent) == BLOCK:
+            self._blocks, self._recent = self._packed(), []
+
+    def _packed(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        if not self._recent:
+            return self._blocks
+        lengths = np.array([len(rows) for rows in self._recent], np.int32)
+        return [*self._blocks, (np.concatenate(self._recent), lengths)]
+
+
 def curve_figures(precision: np.ndarray, recall: float | None = None) -> dict[str, float]:
     """What follows from a precision curve at IoU 0.5, as the papers publish them.
 
@@ -232,7 +268,7 @@ def left_top_size(boxes: np.ndarray) -> np.ndarray:
 
 
 def evaluate_coco(
-    boxes: list[np.ndarray], truth: list[np.ndarray]
+    boxes: Iterable[np.ndarray], truth: Iterable[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """COCO's evaluation of the boxes [N, 5] and the truth [M, 4] of each frame.
 
@@ -249,9 +285,9 @@ def evaluate_coco(
     return summary, np.maximum(precision, 0), np.maximum(recall, 0)
 
 
-def coco_set(frames: list[np.ndarray]) -> COCO:
+def coco_set(frames: Iterable[np.ndarray]) -> COCO:
     """The boxes [N, 5], or the truth [N, 4], of each frame as a set of one class."""
-    annotations = []
+    annotations, image = [], 0
     for image, boxes in enumerate(frames, start=1):
         for left, top, width, height, *score in left_top_size(boxes).tolist():
             annotations.append(
@@ -265,5 +301,5 @@ def coco_set(frames: list[np.ndarray]) -> COCO:
                     "score": score[0] if score else 1,
                 }
             )
-    images = [{"id": image} for image in range(1, len(frames) + 1)]
+    images = [{"id": number} for number in range(1, image + 1)]
     return COCO({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "target"}]})

@@ -1,6 +1,7 @@
 """Data that is not what it should be: each case is refused with a sentence that names the file."""
 
 import builtins
+import contextlib
 import io
 import json
 import os
@@ -468,7 +469,33 @@ def test_files_that_hold_no_boxes_are_named(two_frames):
     assert f"{two_frames / 'val.txt'}, {two_frames / 'val.json'} hold no boxes" in message
     assert f"{two_frames} has no truth: val.json, val.txt hold no boxes" in folder_set(two_frames).notes
     (two_frames / "boxes.txt").write_text("\n")
-    refused("boxes.txt is empty; write a line per frame", create_dataset, "Folder", two_frames, "test")
+    refused(
+        "boxes.txt holds no boxes; write some, or take it away", create_dataset, "Folder", two_frames, "test"
+    )
+    (two_frames / "boxes.txt").unlink()
+    (two_frames / "json").mkdir()
+    (two_frames / "json/boxes.json").write_text("7")
+    refused("boxes.json holds no boxes; write some", create_dataset, "Folder", two_frames, "test")
+
+
+@pytest.mark.parametrize("line", ["../Sequence1", "./Sequence1/images/1.png", "/Sequence1", "../img/1.png"])
+def test_a_line_of_a_split_list_that_names_no_sequence_is_refused(tiny_data, tmp_path, line):
+    root = shutil.copytree(tiny_data / "Synthetic", tmp_path / "Synthetic")
+    (root / "test.txt").write_text(f"Sequence4\n{line}\n")
+    refused(f"test.txt lists {line!r}, which names no sequence", create_dataset, "Synthetic", root, "test")
+
+
+def test_a_flipped_bit_in_any_byte_of_a_png_is_noticed(tmp_path):
+    """Pillow alone takes many such files, with other pixels."""
+    path = tmp_path / "1.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16), np.uint8)).save(path)
+    whole, taken = path.read_bytes(), []
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with contextlib.suppress(UserError):
+            read_gray(path)
+            taken.append(place)
+    assert taken == []
 
 
 # ---- masks ----

@@ -118,6 +118,7 @@ class Record:
             content = path.read_bytes() if path.exists() else b""
         except OSError as error:
             raise UserError(f"cannot read {path}: {reason(error)}; put that right") from None
+        content = content.replace(b"\0", b"")  # what a crash of the system may leave
         for number, line in enumerate(content.splitlines(keepends=True), start=1):
             epoch = epoch_of(line)
             if epoch is None and line.strip() and line.endswith(b"\n"):
