@@ -84,7 +84,10 @@ def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
     for before, name in zip(names, names[1:], strict=False):
         if Path(before).stem == Path(name).stem:
             raise UserError(f"{folder} holds both {before} and {name}; keep one of them")
-    return tuple(folder / name for name in names)
+    paths = tuple(folder / name for name in names)
+    for path in paths:
+        str(path)  # which a path keeps: now, not one after the other while frames are read
+    return paths
 
 
 def find_root(root: Path, *names: str, remedy: str = GIVE_FOLDER) -> Path:

@@ -13,7 +13,7 @@ from utils.errors import UserError
 from utils.registry import register_metric
 
 MAX_BOXES = 100  # per frame, the best ones; COCO's maxDets
-BLOCK = 256  # frames whose boxes are kept in one array
+BLOCK = 32  # frames whose boxes are kept in one array
 MIN_IOU = 0.5
 AT_SCORE = 0.5
 RECALL_LEVELS = np.arange(101) / 100
