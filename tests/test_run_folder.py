@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from dataclasses import replace
@@ -653,3 +654,19 @@ def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
     (tmp_path / "log").touch()
     with pytest.raises(UserError, match="cannot make a folder in .*; choose another --log_dir"):
         new_run_folder(tmp_path / "log", "Synthetic", "Toy")
+
+
+def test_a_worker_whose_end_shows_after_its_silence_is_told_as_well(monkeypatch):
+    loader = ClipLoader([], [], workers=0, pins_memory=False)
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+
+    def silent():
+        loader.processes = [worker]
+        threading.Timer(0.2, worker.kill).start()
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        yield
+
+    monkeypatch.setattr(loader, "start", silent)
+    with pytest.raises(UserError, match="was killed .SIGKILL., most likely because the machine ran"):
+        next(iter(loader))

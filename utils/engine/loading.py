@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ class ClipLoader(DataLoader):
                     return
                 yield batch
         except (RuntimeError, OSError, EOFError):  # what torch meets of a process that has gone
+            if self.processes:  # the system may tell of its silence before it tells of its end
+                wait([process.sentinel for process in self.processes], timeout=1)
             codes = [process.exitcode for process in self.processes if process.exitcode]
             if not codes:
                 raise
