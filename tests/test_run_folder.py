@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from dataclasses import replace
@@ -305,6 +304,14 @@ def test_the_record_keeps_each_finished_epoch_once(capsys, tmp_path):
     assert notes[0] == f"note: line 2 of {path} is no epoch's and is left out: # my own remark"
     assert [note.split()[2] for note in notes] == ["2", "5", "6", "7", "8", "9", "11"]
     assert all(len(note) < 250 for note in notes)
+
+
+def test_what_a_crash_of_the_system_puts_into_the_record_loses_no_epoch(capsys, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b'\0\0\0{"epoch": 1, "loss": 3.0}\n{"epoch": 2, "loss": 2.0}\0\0\n\0\0\0\0')
+    assert list(Record(path, 2).lines) == [1, 2]
+    assert b"\0" not in path.read_bytes()
+    assert capsys.readouterr().out == ""
 
 
 def test_a_record_that_cannot_be_read_is_told(tmp_path):
@@ -616,6 +623,23 @@ def test_options_of_a_reader_are_part_of_its_data(tiny_data):
     options = [{}, {"box_origin": 0}, {"box_origin": 1}]
     found = [create_dataset("Folder", folder, "train", **chosen).fingerprint["options"] for chosen in options]
     assert found == [{}, {}, {"box_origin": 1}]
+    data = create_dataset("Synthetic", tiny_data, "train", mask_threshold=127)
+    assert data.fingerprint["options"] == {"mask_threshold": 127}
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (3, "the data of .*last.pth holds 3 instead of entries by name"),
+        ({"training": {"options": {}, "sequences": {}}}, "the data of .*last.pth has no entry 'validation'"),
+        ({"training": {"options": {}}, "validation": {}}, "last.pth, training has no entry 'sequences'"),
+        ({"training": [], "validation": {}}, "has training = .* instead of entries by name"),
+    ],
+)
+def test_a_damaged_fingerprint_is_told(go_on, finished, data, told):
+    save_checkpoint(finished / "last.pth", {**last(finished), "data": data})
+    with pytest.raises(UserError, match=told):
+        go_on(finished)
 
 
 def test_a_key_of_the_other_task_is_refused_in_a_run_that_goes_on(go_on, finished):
@@ -656,14 +680,19 @@ def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
         new_run_folder(tmp_path / "log", "Synthetic", "Toy")
 
 
+def end_slowly():
+    os.closerange(3, 4096)  # the system closes the files of a process before it tells of its end
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_worker_whose_end_shows_after_its_silence_is_told_as_well(monkeypatch):
     loader = ClipLoader([], [], workers=0, pins_memory=False)
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker = multiprocessing.get_context("fork").Process(target=end_slowly)
     worker.start()
 
     def silent():
         loader.processes = [worker]
-        threading.Timer(0.2, worker.kill).start()
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         yield
 

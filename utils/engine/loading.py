@@ -85,9 +85,7 @@ class ClipLoader(DataLoader):
                     return
                 yield batch
         except (RuntimeError, OSError, EOFError):  # what torch meets of a process that has gone
-            if self.processes:  # the system may tell of its silence before it tells of its end
-                wait([process.sentinel for process in self.processes], timeout=1)
-            codes = [process.exitcode for process in self.processes if process.exitcode]
+            codes = self.exit_codes() if self.processes else []
             if not codes:
                 raise
             raise UserError(why_ended(codes[0])) from None
@@ -112,6 +110,16 @@ class ClipLoader(DataLoader):
             if self.num_workers and hasattr(signal, "SIGCHLD"):
                 # torch's handler raises in the midst of a step; waiting for a batch notices the same.
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def exit_codes(self) -> list[int]:
+        """Those, other than 0, of processes that have ended or are about to: the system may tell of the
+        silence of a process, and close its files, before it tells of its end.
+        """
+        silent = wait([process.sentinel for process in self.processes], timeout=5)
+        for process in self.processes:
+            if process.sentinel in silent:
+                process.join(timeout=5)
+        return [process.exitcode for process in self.processes if process.exitcode]
 
     def close(self) -> None:
         """End the processes."""
