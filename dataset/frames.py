@@ -86,7 +86,7 @@ class SequenceFrames:
 
     def image(self, index: int) -> np.ndarray:
         """Pixels of one frame as the file has them, uint8 or uint16 [H, W]; letterboxed ones are uint8."""
-        return self._checked("images", index)
+        return self._pixels("images", index)
 
     def masks(self, places: Iterable[int]) -> np.ndarray:
         """Masks of several frames, uint8 [n, H, W] of 0 and 1."""
@@ -94,7 +94,7 @@ class SequenceFrames:
 
     def mask(self, index: int) -> np.ndarray:
         """Mask of one frame, uint8 [H, W] of 0 and 1."""
-        return (self._checked("masks", index) > 0).astype(np.uint8)
+        return (self._pixels("masks", index) > 0).astype(np.uint8)
 
     def centroid_map(self, index: int) -> np.ndarray | None:
         """What target-level metrics take as truth, [H, W]: file values where the data set has centroid maps,
@@ -102,7 +102,7 @@ class SequenceFrames:
         """
         sequence = self.sequence
         if sequence.centroids is not None:
-            pixels = self._checked("centroids", index)
+            pixels = self._pixels("centroids", index)
             return gray_values(pixels) / 255 if pixels.dtype == np.uint16 else pixels / np.float64(255)
         if sequence.masks is not None:
             return self.mask(index)
@@ -151,20 +151,10 @@ class SequenceFrames:
     def statistics(self) -> tuple[float, float]:
         """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames."""
         chosen = np.unique(np.linspace(0, len(self) - 1, STATISTICS_FRAMES).round().astype(int))
-        values = np.stack([gray_values(self._checked("images", i)) for i in chosen]).astype(np.float64)
+        values = np.stack([gray_values(self._pixels("images", i)) for i in chosen]).astype(np.float64)
         return float(values.mean()), max(float(values.std()), 1e-3)
 
     # ---------------------------------------------------------------- private
-
-    def _checked(self, kind: str, index: int) -> np.ndarray:
-        pixels = self._pixels(kind, index)
-        if pixels.shape != self.size:
-            path, first = getattr(self.sequence, kind)[index], self.sequence.images[0]
-            raise UserError(
-                f"{path} is {pixels.shape[1]}x{pixels.shape[0]}, {first} is {self.size[1]}x{self.size[0]}; "
-                "all frames and masks of a sequence must have one size"
-            )
-        return pixels
 
     def _pixels(self, kind: str, index: int) -> np.ndarray:
         if self.cache is not None and kind != "centroids":

@@ -69,11 +69,13 @@ def count_boxes(data: SequenceSet) -> int | None:
 def standing(data: SequenceSet) -> str:
     """Whether figures on this data may stand beside published ones: "published", or "other data: ...".
 
-    It is other data when it is not the test split, when no list of it is known, and when sequences, frames or
-    boxes are not those of the published list.
+    It is other data when it is not the test split, when its masks are read by another rule than the published
+    one, when no list of it is known, and when sequences, frames or boxes are not those of the published list.
     """
     if data.split != "test":
         return f"other data: the {data.split} split"
+    if threshold := data.options.get("mask_threshold"):  # above 0 is the published rule
+        return f"other data: pixels of masks above {threshold:g} are targets"
     if data.published is None:
         return "other data: no published list to compare it with"
     if not any(differences(data)):

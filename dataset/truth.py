@@ -50,7 +50,7 @@ class TruthCheck:
             fault = "has numbers that are none"
         elif x2 <= x1 or y2 <= y1:
             fault = "ends before it begins, or where it begins"
-        elif size and not (x1 < size[1] and x2 > 0 and y1 < size[0] and y2 > 0):
+        elif size and not is_box_in_frame((x1, y1, x2, y2), size):
             fault = f"lies outside its {size[1]}x{size[0]} pixels"
         else:
             return True
@@ -62,7 +62,7 @@ class TruthCheck:
         size = self.size_of(frame)
         if not (math.isfinite(row) and math.isfinite(col)):
             fault = "has numbers that are none"
-        elif size and not (0 <= round(row) < size[0] and 0 <= round(col) < size[1]):
+        elif size and not is_point_in_frame((row, col), size):
             fault = f"lies outside its {size[1]}x{size[0]} pixels"
         else:
             return True
@@ -90,6 +90,19 @@ class TruthCheck:
             raise UserError(f"{path}, {what}; {self.remedy}")
         self._dropped.setdefault(path, []).append(what)
         return False
+
+
+def is_box_in_frame(box: Sequence[float], size: Size) -> bool:
+    """Whether a part of the box x1, y1, x2, y2 lies in a frame of `size`."""
+    x1, y1, x2, y2 = box
+    return x1 < size[1] and x2 > 0 and y1 < size[0] and y2 > 0
+
+
+def is_point_in_frame(point: Sequence[float], size: Size) -> bool:
+    """Whether the pixel next to the point (row, column) is one of a frame of `size`; none is next to nan."""
+    return all(
+        math.isfinite(place) and 0 <= round(place) < side for place, side in zip(point, size, strict=True)
+    )
 
 
 def size_of_frames(folder: Path) -> Size | None:

@@ -17,7 +17,15 @@ import torch
 from parity import fill
 
 from model import create_model
-from utils.checkpoint import load_official, load_weights, read_checkpoint, read_torch_file, save_checkpoint
+from utils.checkpoint import (
+    FORMAT,
+    WITHOUT_CHECKSUM,
+    load_official,
+    load_weights,
+    read_checkpoint,
+    read_torch_file,
+    save_checkpoint,
+)
 from utils.errors import UserError
 from utils.seed import random_state, restore_random_state, set_seed
 
@@ -330,3 +338,15 @@ def test_a_checkpoint_that_has_lost_its_checksum_is_refused(tmp_path):
     assert torch.load(tmp_path / "again.pth", weights_only=True)["epoch"] == CONTENT["epoch"]
     with pytest.raises(UserError, match="again.pth has lost the checksum that it was written with"):
         read_checkpoint(tmp_path / "again.pth")
+
+
+def test_a_checkpoint_of_ours_in_the_form_without_any_checksums_is_refused(tmp_path):
+    """No version of train.py has written it."""
+    for version in (FORMAT, WITHOUT_CHECKSUM):
+        path = tmp_path / "last.pth"
+        torch.save({"format": version, **CONTENT}, path, _use_new_zipfile_serialization=False)
+        with pytest.raises(UserError, match="last.pth has lost the checksum that it was written with"):
+            read_checkpoint(path)
+        torch.save({"format": version, **CONTENT}, path)
+        if version == WITHOUT_CHECKSUM:
+            assert read_checkpoint(path)["epoch"] == CONTENT["epoch"]

@@ -26,8 +26,19 @@ def sequences(**lengths: int) -> tuple[Sequence, ...]:
 LISTED = Published({"A": 3, "B": 4, "C": 5})
 
 
-def a_set(split: str = "test", published: Published | None = LISTED, **lengths: int) -> SequenceSet:
-    return SequenceSet("Set", Path("set"), split, sequences(**lengths), published=published)
+def a_set(
+    split: str = "test",
+    published: Published | None = LISTED,
+    mask_threshold: float | None = None,
+    **lengths: int,
+) -> SequenceSet:
+    options = {} if mask_threshold is None else {"mask_threshold": mask_threshold}
+    return SequenceSet("Set", Path("set"), split, sequences(**lengths), published=published, options=options)
+
+
+def test_masks_read_by_another_rule_are_other_data():
+    said = "other data: pixels of masks above 127 are targets"
+    assert standing(a_set(mask_threshold=127, A=3, B=4, C=5)) == said
 
 
 @pytest.mark.parametrize(
@@ -39,6 +50,7 @@ def a_set(split: str = "test", published: Published | None = LISTED, **lengths: 
         (a_set(A=3, B=4, C=4), "other data: 3 of 3 sequences, 11 of 12 frames"),
         (a_set(A=3, B=4, C=5, D=9), "other data: 3 of 3 sequences, 1 others, 12 of 12 frames"),
         (a_set("train", A=3, B=4, C=5), "other data: the train split"),
+        (a_set(mask_threshold=0, A=3, B=4, C=5), "published"),
         (a_set(A=3, published=None), "other data: no published list to compare it with"),
         (a_set(A=7, B=1, published=Published({"A": None, "B": None})), "published"),
         (a_set(A=7, published=Published({"A": None, "B": None})), "other data: 1 of 2 sequences"),

@@ -11,6 +11,7 @@ import numpy as np
 from dataset.check.findings import Finding
 from dataset.published import differences
 from dataset.sequence import Sequence, SequenceSet
+from dataset.truth import is_box_in_frame, is_point_in_frame
 
 
 def check_names(data: SequenceSet, targets: int | None = None) -> Iterator[Finding]:
@@ -109,13 +110,13 @@ def check_places(
             shown = f"the box {x1:g},{y1:g},{x2:g},{y2:g} of {path}"
             if not (x2 > x1 and y2 > y1):  # nan as well
                 yield finding("no area", f"{shown} has no area", *middle)
-            elif not (x2 > 0 and y2 > 0 and x1 < width and y1 < height):
+            elif not is_box_in_frame((x1, y1, x2, y2), (height, width)):
                 yield finding("outside", f"{shown} lies outside", *middle)
             elif x1 < 0 or y1 < 0 or x2 > width or y2 > height:
                 yield finding("box at border", f"{shown} reaches over the border", *middle)
     elif sequence.points is not None:
         for row, column in sequence.points[index].reshape(-1, 2).tolist():
-            if not (-0.5 <= row < height - 0.5 and -0.5 <= column < width - 0.5):
+            if not is_point_in_frame((row, column), (height, width)):
                 text = f"the point {row:g},{column:g} (row, column) of {path} lies outside"
                 yield finding("outside", text, row, column)
 

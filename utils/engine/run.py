@@ -213,7 +213,6 @@ class TrainingRun:
             "train_seconds": round(train_seconds, 2),
             "seconds": round(time.perf_counter() - self.epoch_start, 2),
         }
-        self.was_removed |= not (self.folder / "recipe.json").exists()  # the folder may be made anew
         self.record.add(entry)
         points = {f"epoch/{name}": value for name, value in entry.items() if name != "epoch"}
         self.curves.add(points, self.progress.steps)
