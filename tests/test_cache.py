@@ -22,6 +22,7 @@ import dataset.cache
 import dataset.frames
 from dataset.cache import FORMAT, SAMPLE, CachedFrames, cache_folder, fill_caches, npy_header
 from dataset.frames import SequenceFrames
+from dataset.masks import MaskRule
 from dataset.sequence import Sequence, SequenceSet
 from tests.conftest import ROOT
 from utils.errors import UserError
@@ -67,6 +68,23 @@ def test_one_cache_serves_several_views(tmp_path):
             plain, cached = (SequenceFrames(sequence, view, cache) for cache in (None, tmp_path / "cache"))
             assert np.array_equal(cached.images(0, 2), plain.images(0, 2))
             assert np.array_equal(cached.masks(range(2)), plain.masks(range(2)))
+
+
+def test_masks_read_by_another_rule_are_decoded_anew(tmp_path):
+    grays = np.arange(42, dtype=np.uint8).reshape(6, 7)
+    sequence = sequence_of(tmp_path, random_frames(1), masks=[grays])
+    for threshold in (10, 20):
+        chosen = dataclasses.replace(sequence, mask_rule=MaskRule(threshold))
+        mask = SequenceFrames(chosen, cache=tmp_path / "cache").mask(0)
+        assert np.array_equal(mask, grays > threshold)
+
+
+def test_cached_masks_do_not_outlive_the_size_of_their_frames(tmp_path):
+    sequence = sequence_of(tmp_path, random_frames(1), masks=random_masks(1))
+    SequenceFrames(sequence, cache=tmp_path / "cache").mask(0)
+    saved(sequence.images[0], np.zeros((8, 9), np.uint8))
+    with pytest.raises(UserError, match="mask.* is 7x6, .* is 9x8; all frames and masks of a sequence"):
+        SequenceFrames(sequence, cache=tmp_path / "cache").mask(0)
 
 
 def test_with_the_cache_each_file_is_decoded_once_for_all_epochs(tmp_path, count_decoded):
