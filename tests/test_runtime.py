@@ -1,6 +1,8 @@
 """Where and in which precision a run is computed, and the dry run that comes before it."""
 
 import copy
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,11 @@ from utils.engine.predict import predict_video
 from utils.engine.runtime import Runtime
 from utils.engine.state import TrainState
 from utils.errors import UserError
+from utils.recipe.fields import options_of
 from utils.recipe.resolve import resolve_recipe
 from utils.recipe.schema import OptimisationSettings
-from utils.task import TASKS
+from utils.registry import MODELS
+from utils.task import TASKS, task_of
 
 CPU = torch.device("cpu")
 NARROW = Runtime(CPU, torch.bfloat16)
@@ -113,6 +117,37 @@ def test_each_model_passes_with_its_own_view_and_draws_nothing(name):
     before = torch.get_rng_state()
     dry_run(lambda: create_model(name), TASKS[model.task], view, (64, 96))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def other_values() -> list[tuple[str, str, Any]]:
+    """(model, option, a value that is not its default), of options that say what they take."""
+    found = []
+    for name in list_models():
+        for option, setting in options_of(MODELS.entry(name).build).items():
+            facts, default = setting.facts, setting.default
+            values = [choice for choice in facts.choices if choice != default]
+            if isinstance(default, bool):
+                values = [not default]
+            elif facts.limits:
+                least = facts.at_least if facts.at_least is not None else facts.above
+                values = [least if facts.allow(least) else least + 0.01]
+            found += [(name, option, value) for value in values]
+    return found
+
+
+@pytest.mark.parametrize(("name", "option", "value"), other_values())
+def test_each_option_of_a_model_passes(name, option, value):
+    entry = MODELS.entry(name)
+    view = resolve_recipe(entry.facts["recipe"], "", {}).view
+    if option == "seq_len":
+        view = replace(view, frames=value)
+    dry_run(lambda: create_model(name, **{option: value}), task_of(entry), view, (64, 96))
+
+
+def test_options_of_every_kind_are_among_them():
+    found = {(name, option) for name, option, _ in other_values()}
+    few = {("STMENet", "objectness_prior"), ("SSTNet", "init"), ("TSMSA", "motion"), ("TopHat", "size")}
+    assert few <= found
 
 
 @pytest.mark.parametrize(

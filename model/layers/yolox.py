@@ -4,6 +4,7 @@
 STMENet, SMFNet and SSTNet take, whose head has a single level, at stride 8.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -144,7 +145,7 @@ class YOLOXHead(nn.Module):
 
 def prior_logit(probability: float) -> float:
     """The logit of a probability between 0 and 1."""
-    return torch.logit(torch.tensor(probability, dtype=torch.float64)).item()
+    return math.log(probability) - math.log1p(-probability)
 
 
 HEAD_RENAME = {  # published names of the layers above -> ours
