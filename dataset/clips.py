@@ -98,11 +98,13 @@ class TrainingClips(Dataset):
     # ---------------------------------------------------------------- private
 
     def _check(self) -> None:
+        truths = self.task.truths(self.recipe)
         for sequence in self.data:
-            if all(getattr(sequence, kind) is None for kind in self.task.truths):
+            if not sequence.has(truths):
+                remedy = ", or --set box_masks=True to train on filled boxes" * sequence.has(["boxes"])
                 raise UserError(
-                    f"{self.data.name} {sequence.name} has no {' or '.join(self.task.truths)}; training this "
-                    "model needs them"
+                    f"{self.data.name} {sequence.name} has no {' or '.join(truths)}; training this model "
+                    f"needs them{remedy}"
                 )
         self.task.check(self.recipe)
         side = self.sampling.patch

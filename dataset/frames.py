@@ -11,7 +11,7 @@ from dataset.io import gray_values, read_gray, read_size
 from dataset.masks import read_centroid_map, read_mask
 from dataset.sequence import Sequence
 from dataset.view import View
-from utils.boxes import MIN_SIDE, component_boxes, lengthened
+from utils.boxes import MIN_SIDE, component_boxes, filled, lengthened
 from utils.errors import UserError
 from utils.recipe.schema import ViewSettings
 
@@ -91,6 +91,12 @@ class SequenceFrames:
     def masks(self, places: Iterable[int]) -> np.ndarray:
         """Masks of several frames, uint8 [n, H, W] of 0 and 1."""
         return np.stack([self.mask(place) for place in places])
+
+    def box_masks(self, places: Iterable[int]) -> np.ndarray:
+        """The same where a sequence has masks, else the filled boxes."""
+        if self.sequence.masks is not None:
+            return self.masks(places)
+        return np.stack([filled(self.input_boxes(place), self.size) for place in places])
 
     def mask(self, index: int) -> np.ndarray:
         """Mask of one frame, uint8 [H, W] of 0 and 1."""

@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from recipes import clips_of, video_of
 from scipy.stats import chi2
+from test_frames import sequence_of
 
 import dataset.frames
 from dataset import sampling as windows
@@ -159,6 +161,33 @@ def test_training_needs_masks():
     sequence = Sequence("a", (Path("1.png"), Path("2.png")))
     with pytest.raises(UserError, match="a has no masks"):
         clips_of(set_of(sequence), frames=1)
+
+
+def test_masks_are_trained_on_filled_boxes_where_the_recipe_says_so(tmp_path):
+    frames = [np.full((12, 10), 100 + number, np.uint8) for number in range(3)]
+    sequence = sequence_of(tmp_path, frames)
+    boxes = (np.array([[2, 3, 5, 7.0], [8.4, -1, 11, 1.6]]), np.zeros((0, 4)), np.array([[0.8, 0, 1.6, 9]]))
+    annotated = replace(sequence, boxes=boxes)
+    with pytest.raises(UserError, match="has no masks; .* or --set box_masks=True to train on filled boxes"):
+        clips_of(set_of(annotated), frames=3)
+    target = clips_of(set_of(annotated), frames=3, include_last=True, box_masks=True, **EXACT)[0, 2]["target"]
+    wanted = np.zeros((3, 12, 10))
+    wanted[0, 3:7, 2:5] = 1
+    wanted[0, 0:2, 8:10] = 1
+    wanted[2, 0:9, 1] = 1
+    np.testing.assert_array_equal(target.numpy(), wanted)
+    small = {"frames": 3, "include_last": True, "box_masks": True, "train_resize": (24, 30), **EXACT}
+    found = clips_of(set_of(annotated), **small)[0, 2]["target"][0].numpy()
+    np.testing.assert_array_equal(found[6:14, 6:15], np.ones((8, 9)))
+    assert found.sum() == 8 * 9 + found[0:4, 24:].sum()
+
+
+def test_masks_are_taken_before_filled_boxes(tmp_path):
+    masks = [np.eye(12, 10, dtype=np.uint8)] * 2
+    sequence = sequence_of(tmp_path, [np.zeros((12, 10), np.uint8)] * 2, masks=masks)
+    both = replace(sequence, boxes=(np.array([[2, 3, 5, 7.0]]),) * 2)
+    found = clips_of(set_of(both), frames=2, box_masks=True, include_last=True, **EXACT)[0, 1]["target"]
+    np.testing.assert_array_equal(found.numpy(), masks)
 
 
 @pytest.mark.parametrize("padding", ["zeros", "repeat"])

@@ -117,17 +117,31 @@ class BoxPrediction:
 
     @cached_property
     def responses(self) -> Responses:
-        """The boxes with their centres. A box covers the pixels of the frame whose middle lies in it."""
+        """The boxes with their centres."""
         x1, y1, x2, y2, scores = self.boxes.T
-        height, width = self.shape
-        tops, bottoms = (np.clip(np.ceil(y - 0.5), 0, height).astype(int) for y in (y1, y2))
-        lefts, rights = (np.clip(np.ceil(x - 0.5), 0, width).astype(int) for x in (x1, x2))
-        regions = [np.s_[t:b, m:n] for t, b, m, n in zip(tops, bottoms, lefts, rights, strict=True)]
         centres = np.stack([y1 + y2 - 1, x1 + x2 - 1], axis=1) / 2
-        return Responses(scores, centres, regions, self.shape)
+        return Responses(scores, centres, covered(self.boxes, self.shape), self.shape)
 
 
 Prediction = MapPrediction | BoxPrediction
+
+
+def covered(boxes: np.ndarray, shape: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """For each box [N, 4 or more] the rows and columns of the pixels whose middle lies in it."""
+    extents = np.tile(shape[::-1], 2)
+    corners = np.clip(np.ceil(boxes[:, :4] - 0.5), 0, extents).astype(int)
+    return [np.s_[top:bottom, left:right] for left, top, right, bottom in corners.tolist()]
+
+
+def filled(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask of `shape` (height, width), uint8, that is 1 in the pixels that boxes [N, 4] cover.
+
+    A side of less than a pixel counts as one, so that none is lost.
+    """
+    mask = np.zeros(shape, np.uint8)
+    for pixels in covered(lengthened(boxes, 1), shape):
+        mask[pixels] = 1
+    return mask
 
 
 def component_boxes(mask: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ class Frames(Protocol):
     """The part of dataset.frames.SequenceFrames that reads the truth of training clips."""
 
     def masks(self, places: Iterable[int]) -> np.ndarray: ...
+    def box_masks(self, places: Iterable[int]) -> np.ndarray: ...
     def input_boxes(self, index: int, labels: str) -> np.ndarray: ...
 
 
@@ -39,14 +40,12 @@ class MaskTask:
     """Probabilities of pixels.
 
     name:     by which models and losses are registered
-    truths:   the kinds of truth that a sequence can be trained with, the first one that it has
     predicts: the forms of its predictions that metrics can take
     best:     the score that chooses the best checkpoint where the recipe names none
     kept:     the kind of its predictions, by which they are kept and drawn
     """
 
     name = "masks"
-    truths = ("masks",)
     predicts = ("map", "score_map", "responses", "boxes")
     kept = MapPrediction.kind
     best = "iou"
@@ -64,9 +63,13 @@ class MaskTask:
                 "windows, to the place of its key frame where it predicts one"
             )
 
+    def truths(self, recipe: Recipe) -> tuple[str, ...]:
+        """The kinds of truth that a sequence can be trained with, the first one that it has."""
+        return ("masks", "boxes") if recipe.sampling.box_masks else ("masks",)
+
     def truth(self, frames: Frames, places: Sequence[int], recipe: Recipe) -> dict[str, Any]:
         """The truth of some frames, by the fields of dataset.sample.Sample."""
-        return {"masks": frames.masks(places)}
+        return {"masks": frames.box_masks(places) if recipe.sampling.box_masks else frames.masks(places)}
 
     def target(self, masks: np.ndarray | None, boxes: Sequence[np.ndarray] | None) -> np.ndarray:
         """What the loss takes of one clip: float32 [T', h, w] of its predicted frames."""
@@ -89,7 +92,6 @@ class BoxTask:
     """Boxes with scores, of one key frame per clip; the fields are those of `MaskTask`."""
 
     name = "boxes"
-    truths = ("boxes", "masks")
     predicts = ("score_map", "responses", "boxes")
     kept = BoxPrediction.kind
     best = "ap50"
@@ -108,6 +110,10 @@ class BoxTask:
 
     def check_output(self, raw: dict[str, Any], shape: tuple[int, int, int]) -> None:
         """Any head will do: boxes are not tied to pixels."""
+
+    def truths(self, recipe: Recipe) -> tuple[str, ...]:
+        """The kinds of truth that a sequence can be trained with, the first one that it has."""
+        return ("boxes", "masks")
 
     def truth(self, frames: Frames, places: Sequence[int], recipe: Recipe) -> dict[str, Any]:
         """The truth of some frames, by the fields of dataset.sample.Sample."""

@@ -182,6 +182,11 @@ class SamplingSettings:
         task="boxes",
         acts=(lambda recipe: recipe.view.letterbox, "view.letterbox is set"),
     )
+    box_masks: bool = setting(
+        False,
+        "train on the filled boxes of sequences that have boxes and no masks",
+        task="masks",
+    )
     column_quirk: bool = setting(
         False,
         "RPRNet's defect: training target pixels in columns 0..3 get other values",
