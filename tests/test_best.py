@@ -363,13 +363,15 @@ def test_a_stop_within_the_loss_repeats_the_validation(monkeypatch, by_loss, tin
 
 
 def test_a_loss_that_draws_draws_the_same_in_every_validation(tiny_data):
-    """HPM chooses pixels at random; the generators go on as if nothing had been drawn."""
+    """HPM chooses pixels at random; the generators go on as if nothing had been drawn, the network rests."""
     run = built(tiny_data, {"best": "loss", "loss": "HPM"})
     measure = MeanLoss(run.validation)
-    before = torch.get_rng_state()
-    values = [measure.value(run.state.model, run.runtime, {}, run.loader) for _ in range(2)]
+    before, values = torch.get_rng_state(), []
+    for is_training in (True, False):
+        values.append(measure.value(run.state.model.train(is_training), run.runtime, {}, run.loader))
+        assert torch.equal(torch.get_rng_state(), before)
+        before = torch.manual_seed(12345).get_state()
     assert values[0] == values[1] > 0
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # ---------------------------------------------------------------- what is said of it
