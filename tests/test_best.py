@@ -380,9 +380,9 @@ def test_a_loss_that_draws_draws_the_same_in_every_validation(tiny_data):
 @pytest.mark.parametrize(
     ("best", "said", "better"),
     [
-        ("iou", "iou", "higher"),
-        ("fa", "fa", "lower"),
-        ("iou+pd", "the mean of iou and pd", "higher"),
+        ("iou", "iou of the published protocol", "higher"),
+        ("fa", "fa of the published protocol", "lower"),
+        ("iou+pd", "the mean of iou and pd of the published protocol", "higher"),
         ("window_iou", "the IoU of windows before they are joined, p > 0.3", "higher"),
         ("loss", "the mean of the training loss over the validated clips", "lower"),
         ("last", "the last epoch, whatever its scores", "later"),
@@ -398,7 +398,7 @@ def test_what_was_used_stands_in_the_run(tiny_data, tmp_path, capsys, best, said
     printed = capsys.readouterr().out
     assert f"best.pth is chosen by {best} ({said}{direction}) on the test split" in printed
     (line,) = record_of(folder)
-    shown = {"loss": "validation loss", "window_iou": "IoU of windows", "iou+pd": "the mean of iou and pd"}
+    shown = {"loss": "validation loss", "window_iou": "IoU of windows", "iou+pd": "mean of iou and pd"}
     value = {"loss": "validation_loss", "iou+pd": "iou_pd"}.get(best, best)
     if best in shown:
         assert f"{shown[best]} {line[value]:.4f}" in printed
@@ -414,7 +414,7 @@ def test_a_recipe_without_a_rule_has_that_of_the_task(tiny_data, tmp_path):
     del saved["best"]
     save_checkpoint(folder / "last.pth", saved)
     train.main(flags_of(tiny_data, tmp_path, {}, "--resume", folder, "--epochs", 2))
-    assert last(folder)["best"] == {"best": "iou", "is": "iou", "better": "higher"}
+    assert last(folder)["best"] == {"best": "iou", "is": "iou of the published protocol", "better": "higher"}
     assert last(folder)["progress"]["best"] == max(line["iou"] for line in record_of(folder))
 
 

@@ -61,11 +61,12 @@ class Validation:
                 f"recipe key scoring.best is {self.best}, but of some of these figures the higher and of "
                 "others the lower value is the better one; join figures of one direction"
             )
-        (better,) = directions
+        (better,), of_protocol = directions, f"of the {self.recipe.scoring.protocol} protocol"
         if len(names) == 1:
-            return Rule(self.best, better, self.best)
-        text = f"the mean of {' and '.join(names)}"
-        return Rule(text, better, "_".join(names), label=text, measure=lambda _: MeanFigure(names))
+            return Rule(f"{self.best} {of_protocol}", better, self.best)
+        mean = f"mean of {' and '.join(names)}"
+        value, measure = "_".join(names), lambda _: MeanFigure(names)
+        return Rule(f"the {mean} {of_protocol}", better, value, label=mean, measure=measure)
 
     @property
     def choice(self) -> dict[str, str]:
