@@ -394,9 +394,9 @@ def test_what_was_used_stands_in_the_run(tiny_data, tmp_path, capsys, best, said
     assert json.loads((folder / "recipe.json").read_text())["best"] == wanted
     for name in ("best.pth", "last.pth"):
         assert read_checkpoint(folder / name)["best"] == wanted
-    direction = "" if better == "later" else f", {better} is better"
+    how = "); epochs are scored on" if better == "later" else f", {better} is better) on"
     printed = capsys.readouterr().out
-    assert f"best.pth is chosen by {best} ({said}{direction}) on the test split" in printed
+    assert f"best.pth is chosen by {best} ({said}{how} the test split" in printed
     (line,) = record_of(folder)
     shown = {"loss": "validation loss", "window_iou": "IoU of windows", "iou+pd": "mean of iou and pd"}
     value = {"loss": "validation_loss", "iou+pd": "iou_pd"}.get(best, best)

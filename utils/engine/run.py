@@ -143,10 +143,12 @@ class TrainingRun:
             "test": "the test split, as published; --set validation=holdout avoids it",
             "holdout": "sequences held out of training",
         }
-        choice = self.validation.choice
-        direction = "" if choice["better"] == "later" else f", {choice['better']} is better"
-        chosen_by = f"{choice['best']} ({choice['is']}{direction})"
-        print(f"best.pth is chosen by {chosen_by} on {place[self.recipe.sampling.validation]}")
+        choice, scored = self.validation.choice, place[self.recipe.sampling.validation]
+        chosen_by, better = f"{choice['best']} ({choice['is']}", choice["better"]
+        how = (
+            f"); epochs are scored on {scored}" if better == "later" else f", {better} is better) on {scored}"
+        )
+        print(f"best.pth is chosen by {chosen_by}{how}")
         print(f"validation: {self.recipe.scoring.protocol} protocol, {rules}", flush=True)
         if self.progress.steps:
             print(f"it continues after {self.progress.epoch} epochs and {self.progress.batch} batches")
