@@ -158,7 +158,7 @@ def read_bytes(path: Path, content: str = "bytes") -> bytes:
         raise UserError(f"cannot read {path} with {content}: {reason(error)}; put that right") from None
 
 
-def sha256_of(path: str | Path) -> str:
+def digest(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal; it is read in parts."""
     found = hashlib.sha256()
     with open(path, "rb") as file:

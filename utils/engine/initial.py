@@ -22,7 +22,7 @@ from utils.checkpoint import (
     take,
 )
 from utils.errors import UserError
-from utils.files import sha256_of
+from utils.files import digest
 
 SHOWN = 3  # names of a list in the terminal; recipe.json has all
 
@@ -49,7 +49,7 @@ def start_from(model: nn.Module, path: Path, only: str | None = None) -> dict[st
     not_taken |= {fit.source[n]: "is left out by --init_only" for n in fit.filled if n not in taken}
     return {
         "file": str(path),
-        "sha256": sha256_of(path),
+        "sha256": digest(path),
         "only": only,
         "place": place,
         "taken": list(taken),

@@ -18,7 +18,7 @@ import numpy as np
 from utils.boxes import BoxPrediction, MapPrediction, Prediction
 from utils.entries import LIST, Kind, check_entries, is_number
 from utils.errors import UserError, reason
-from utils.files import read_json, sha256_of, temporary_beside, write_atomically, writing
+from utils.files import digest, read_json, temporary_beside, write_atomically, writing
 
 INDEX, BOXES = "predictions.json", "boxes.json"
 REMEDY = "copy the whole folder again, or test the network again"
@@ -59,7 +59,7 @@ class MapStore:
                 np.lib.format.write_array(file, np.asarray(prediction.map, np.float32))
             if index == len(video.frames) - 1:
                 self._file.close()
-                self.digests[path.relative_to(self.folder).as_posix()] = sha256_of(self._temporary)
+                self.digests[path.relative_to(self.folder).as_posix()] = digest(self._temporary)
                 os.replace(self._temporary, path)
         _, png = cv2.imencode(".png", (255 * prediction.map).astype(np.uint8))
         write_atomically(self.folder / video.name / f"{index + 1:05d}.png", png.tobytes())
@@ -131,7 +131,7 @@ class BoxStore:
     def finish(self) -> None:
         """Write the boxes of all frames."""
         write_atomically(self.folder / BOXES, json.dumps(self.results).encode())
-        self.digests[BOXES] = sha256_of(self.folder / BOXES)
+        self.digests[BOXES] = digest(self.folder / BOXES)
 
     def abandon(self) -> None:
         """Nothing is half written."""
@@ -188,7 +188,7 @@ def existing(path: Path) -> Path:
 
 def check_digest(path: Path, name: str, digests: Digests) -> None:
     """Raises UserError where a file is not the one whose SHA-256 the index has under `name`."""
-    if digests is not None and digests.get(name) != sha256_of(path):
+    if digests is not None and digests.get(name) != digest(path):
         raise UserError(f"{path} is not what was written there: its SHA-256 is another one; {REMEDY}")
 
 
