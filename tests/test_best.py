@@ -222,7 +222,7 @@ def test_a_rule_measures_only_what_it_needs(monkeypatch, tiny_data, tmp_path, be
 
 def test_iou_and_pd_count_alike(tiny_data, tmp_path):
     """TSMSA's rule: 0.5 (mIoU + Pd), of the network that is kept; Pd by components in plain loops."""
-    settings = {"best": "iou+pd", "paper": "TSMSA", "epochs": 3, "learning_rate": 0.3}
+    settings = {"best": "iou+pd", "paper": "RFR", "epochs": 3, "learning_rate": 0.3}  # Pd by components
     folder = trained(tiny_data, tmp_path, settings)
     lines, saved = record_of(folder), read_checkpoint(folder / "best.pth")
     root, found, targets = tiny_data / "Synthetic", 0, 0
