@@ -5,11 +5,11 @@ RUN := .venv/bin/python
 
 DEMO_DATA := data/Synthetic
 DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 \
-	--set schedule_options.step_size=4 --set validation=holdout
+	--set schedule_options.step_size=4 --set validation=holdout --set best=iou
 
 RPRNET_DATA := data/rprnet_demo/Synthetic
 RPRNET_TRAIN := --epochs 3 --patch_size 48 --learning_rate 5e-4 --num_workers 0 --set schedule=constant \
-	--set validation=holdout --set model.init=constructor --set loss_options.variant=clean
+	--set validation=holdout --set best=iou --set model.init=constructor --set loss_options.variant=clean
 
 .PHONY: demo demo-rprnet compare test test-slow faults lint clean
 

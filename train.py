@@ -1,7 +1,6 @@
 """Train detectors by name: `python train.py --model_names DeepPro --dataset_names NUDT-MIRSDT`."""
 
 import argparse
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -10,14 +9,22 @@ import torch
 from dataset import SequenceSet, create_dataset
 from dataset.cache import cache_folder, fill_caches
 from dataset.check.warn import tell
-from dataset.clips import EpochBatches, TrainingClips
+from dataset.clips import EpochBatches, TrainingClips, ValidationClips
 from dataset.sequence import SOURCES
 from dataset.video import TestVideo
 from loss import create_loss
 from metrics.protocols import protocol_lines
 from model import create_model
-from utils.cli import add_data_flags, add_recipe_flags, new_parser, reader_options, typed_settings
-from utils.engine.dry_run import dry_run
+from utils.cli import (
+    add_data_flags,
+    add_recipe_flags,
+    add_start_flags,
+    new_parser,
+    reader_options,
+    typed_settings,
+)
+from utils.engine.dry_run import try_first_clips
+from utils.engine.initial import start_from
 from utils.engine.resume import find_saved_run, resume_command
 from utils.engine.run import TrainingRun
 from utils.engine.runtime import Runtime
@@ -35,13 +42,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser("Train detectors of infrared small moving targets.")
     add_data_flags(parser)
     add_recipe_flags(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="latest",
-        metavar="RUN",
-        help="continue a run: its folder or last.pth; without a value the newest of the model and data set",
-    )
+    add_start_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -55,7 +56,9 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
         recipe = resolve_recipe(model.facts["recipe"], dataset.name, typed, task.name)
     runtime = Runtime.of(recipe.runtime)
     set_seed(recipe.runtime.seed)
-    state = TrainState(create_model(model.name, **recipe.model), recipe.optimisation)
+    network = create_model(model.name, **recipe.model)
+    init = start_from(network, args.init, args.init_only) if args.init else None
+    state = TrainState(network, recipe.optimisation)
     if saved:
         state.check(saved.content, saved.folder / "last.pth")
     loss = build_loss(recipe, task, model.name)
@@ -69,34 +72,35 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     if saved:
         saved.check_data(data)
     videos = [TestVideo(sequence, held, recipe.view, cache) for sequence in held]
-    validation = Validation(videos, lines, recipe, task, SOURCES)
+
+    def label() -> tuple[ValidationClips, EpochBatches, Any]:
+        labelled = ValidationClips(held, recipe, task, cache)
+        return labelled, batches_of(labelled, recipe), loss
+
+    validation = Validation(videos, lines, recipe, task, SOURCES, label)
     validation.check(dataset.name)
     clips = TrainingClips(training, recipe, task, cache)
-    try_first_clips(clips, videos, model.name, recipe, task)
+    try_first_clips(partial(create_model, model.name, **recipe.model), task, recipe.view, clips, videos)
     return TrainingRun(
         names,
         recipe,
         state,
         loss,
         clips,
-        EpochBatches(len(clips), recipe.sampling.batch_size, recipe.runtime.seed),
+        batches_of(clips, recipe),
         validation,
         runtime,
         log_dir=args.log_dir,
         facts={"dataset_dir": args.dataset_dir, "device": str(runtime.device), "torch": torch.__version__},
         data=data,
+        init=init,
         resume=resume_command(args, names),
         saved=saved,
     )
 
 
-def try_first_clips(
-    clips: TrainingClips, videos: list[TestVideo], model: str, recipe: Recipe, task: Task
-) -> None:
-    """Raises UserError where frames do not fit the recipe, or the network does not fit both."""
-    _, validated = next(iter(videos[0]))
-    for clip in (clips[0, 0]["clip"], validated):
-        dry_run(partial(create_model, model, **recipe.model), task, recipe.view, tuple(clip.shape[-2:]))
+def batches_of(clips: TrainingClips, recipe: Recipe) -> EpochBatches:
+    return EpochBatches(len(clips), recipe.sampling.batch_size, recipe.runtime.seed)
 
 
 def build_loss(recipe: Recipe, task: Task, model: str) -> Any:
@@ -119,14 +123,7 @@ def read_data(args: argparse.Namespace, name: str, recipe: Recipe) -> tuple[Sequ
         tell((training, test), args.log_dir)
         return training, test
     tell((training,), args.log_dir)
-    held = training.sequences[sampling.holdout - 1 :: sampling.holdout]
-    if not held:
-        raise UserError(
-            f"{name} has {len(training)} training sequences, too few to hold out every {sampling.holdout}th; "
-            "lower --set holdout="
-        )
-    rest = tuple(sequence for sequence in training if sequence not in held)
-    return dataclasses.replace(training, sequences=rest), dataclasses.replace(training, sequences=held)
+    return training.holding_out(sampling.holdout)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -137,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         for model in args.model_names or ["DeepPro"]
     ]
     runs = [build_run(args, *pair) for pair in pairs]  # all are built before the first one trains
-    fill_caches(part for run in runs for part in (run.clips, *run.validation.videos))
+    fill_caches(part for run in runs for part in (run.clips, *run.validation.parts))
     for run in runs:
         run.run()
 

@@ -14,7 +14,7 @@ from dataset.augment import Augmentation, create_augmentations
 from dataset.frames import FrameMemory, SequenceFrames
 from dataset.normalisation import Normalisation
 from dataset.sample import Batch, Sample
-from dataset.sampling import DrawnClip, KeyFrameSampler, WindowSampler, frame_numbers
+from dataset.sampling import DrawnClip, EveryClip, KeyFrameSampler, WindowSampler, frame_numbers
 from dataset.sequence import SequenceSet
 from dataset.view import View
 from utils.errors import UserError
@@ -32,10 +32,12 @@ class TrainingClips(Dataset):
     Raises UserError for a sequence without truth, or a recipe that does not fit the task.
     """
 
+    split = "train"  # whose view it has
+
     def __init__(self, data: SequenceSet, recipe: Recipe, task: Task, cache: Path | None = None):
         self.data, self.task, self.recipe = data, task, recipe
         self.sampling, self.seed = recipe.sampling, recipe.runtime.seed
-        self.view = View.of(recipe.view, "train")
+        self.view = View.of(recipe.view, self.split)
         self.augmentations = create_augmentations(self.sampling.augment)
         self._check()
         memory = FrameMemory()
@@ -115,7 +117,7 @@ class TrainingClips(Dataset):
     def _stage(self, stage: str) -> list[Augmentation]:
         return [augmentation for augmentation in self.augmentations if augmentation.stage == stage]
 
-    def _sampler(self) -> WindowSampler | KeyFrameSampler:
+    def _sampler(self) -> Callable[[int, int], DrawnClip]:
         view, rate = self.recipe.view, self.sampling.sample_rate
         if view.key == "all":
             lengths = [len(sequence) for sequence in self.data]
@@ -144,6 +146,39 @@ class TrainingClips(Dataset):
     def _places(self, drawn: DrawnClip) -> str:
         first, count = drawn.frames.first, drawn.frames.count
         return f"{first}:{first + count}" if self.view.settings.key == "all" else str(first)
+
+
+class ValidationClips(TrainingClips):
+    """The clips by which sequences are tested, each with the target that training would give it.
+
+    They are whole frames as a test places them, neither drawn nor augmented.
+    Raises UserError also where they cannot be put together in batches.
+    """
+
+    split = "test"
+
+    def __init__(self, data: SequenceSet, recipe: Recipe, task: Task, cache: Path | None = None):
+        plain = replace(recipe.sampling, augment=(), patch=None)
+        super().__init__(data, replace(recipe, sampling=plain), task, cache)
+        if plain.batch_size > 1:
+            self._check_sizes()
+
+    def _sampler(self) -> EveryClip:
+        clips = [self.view.clips(sequence.images) for sequence in self.data]
+        return EveryClip(clips, self.recipe.view.frames)
+
+    def _check_sizes(self) -> None:
+        sizes = {one: self.view.placement(one.file_size).whole for one in self.frames}
+        first, *others = sizes
+        for other in others:
+            if sizes[other] != sizes[first]:
+                (h, w), (height, width) = sizes[other], sizes[first]
+                raise UserError(
+                    f"frames of {other.sequence.name} are {w}x{h}, those of {first.sequence.name} "
+                    f"{width}x{height}, so that their loss cannot be computed in batches of "
+                    f"{self.sampling.batch_size}; use --set view.canvas=, --batch_size 1, or another --set "
+                    "best="
+                )
 
 
 def patch_corner(

@@ -173,6 +173,24 @@ class KeyFrameSampler:
         return self._order[1]
 
 
+class EveryClip:
+    """Takes the clips of a test in their order; nothing is drawn.
+
+    clips:  per sequence
+    frames: of a clip; those that a shorter one lacks are filled up at the end
+    """
+
+    def __init__(self, clips: Sequence[Sequence[ClipFrames]], frames: int):
+        self.candidates = [(number, clip) for number, own in enumerate(clips) for clip in own]
+        self.frames, self.clips_per_epoch = frames, len(self.candidates)
+
+    def __call__(self, epoch: int, index: int) -> DrawnClip:
+        """Clip `index` of all, whatever the epoch."""
+        number, clip = self.candidates[index]
+        short = self.frames - len(clip.places)
+        return DrawnClip(number, clip, (0, short), np.random.default_rng(index))
+
+
 def clips_per_epoch(candidates: int, sample_rate: float) -> int:
     """The clips of one epoch: that fraction of the candidates, rounded down, at least one."""
     return max(int(candidates * sample_rate), 1)

@@ -121,6 +121,17 @@ class SequenceSet:
                     f"twice, once as {sequence.name} in {sequence.images[0].parent}; list it once"
                 )
 
+    def holding_out(self, every: int) -> tuple["SequenceSet", "SequenceSet"]:
+        """(the set without every so many-th of its sequences, these). Raises UserError for too few."""
+        held = self.sequences[every - 1 :: every]
+        if not held:
+            raise UserError(
+                f"{self.name} has {len(self)} training sequences, too few to hold out every {every}th; "
+                "lower --set holdout="
+            )
+        rest = tuple(sequence for sequence in self if sequence not in held)
+        return replace(self, sequences=rest), replace(self, sequences=held)
+
     def with_mask_threshold(self, threshold: float) -> "SequenceSet":
         """The same set, with pixels of mask files above a gray value as targets, whatever the files hold.
 

@@ -451,6 +451,7 @@ RECIPE = {
         "schedule": "step",
         "schedule_options": {"step_size": 10, "lr_decay": 0.7, "min_learning_rate": 1e-5},
     },
+    "scoring": {"best": "window_iou"},
     "datasets": {
         "NUDT-MIRSDT": {"sampling": {"sample_rate": 0.1}, "view": {"train_resize": (256, 256)}},
         "NUDT-MIRSDT-Noise": {"sampling": {"sample_rate": 0.1}, "view": {"train_resize": (256, 256)}},

@@ -241,7 +241,7 @@ RECIPE = {
         "schedule": "step",
         "schedule_options": {"step_size": 3, "lr_decay": 0.5, "min_learning_rate": 0.0},
     },
-    "scoring": {"paper": "DTUM"},
+    "scoring": {"paper": "DTUM", "best": "last"},
     "datasets": {
         "NUDT-MIRSDT": {"view": {"canvas": 512}},
         "NUDT-MIRSDT-Noise": {"view": {"canvas": 512}},

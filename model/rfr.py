@@ -283,7 +283,7 @@ RECIPE = {
         "schedule": "milestones",
         "schedule_options": {"milestones": (5, 10, 15), "lr_decay": 0.5},
     },
-    "scoring": {"paper": "RFR"},
+    "scoring": {"paper": "RFR", "best": "last"},
     "runtime": {"seed": 42},
 }
 

@@ -299,7 +299,7 @@ RECIPE = {
         "schedule": "warmup-cosine-published",
         "schedule_options": {"warmup_epochs": 10, "min_learning_rate": 1e-6},
     },
-    "scoring": {"paper": "RPRNet"},
+    "scoring": {"paper": "RPRNet", "best": "last"},
     "runtime": {"seed": 42},
 }
 

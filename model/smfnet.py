@@ -13,6 +13,9 @@ from utils.registry import register_model
 def smfnet(
     variant: str = "ITSDT-15K", init: Init = "published", objectness_prior: ObjectnessPrior = None
 ) -> STMENet:
-    """SMFNet, with the options of STMENet; "ITSDT-15K" and "DAUB" are STMENet itself."""
+    """SMFNet, with the options of STMENet; "ITSDT-15K" and "DAUB" are STMENet itself.
+
+    The published files to start from are STMENet's; the variant IRDST has no Kinetics weights.
+    """
     fusions = {"ITSDT-15K": "plain", "DAUB": "plain", "IRDST": "csp"}
     return build("SMFNet", fusions, variant, init, objectness_prior)

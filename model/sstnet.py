@@ -262,7 +262,11 @@ RENAME = {
 
 @register_model("SSTNet", recipe=RECIPE, rename=RENAME, task="boxes")
 def sstnet(init: Init = "published") -> SSTNet:
-    """init: "published", what the published training script starts from, or "constructor", before it."""
+    """init: "published", what the published training script starts from, or "constructor", before it.
+
+    The published script then loads pre_trained.pth by names and shapes, a file that is not public; whoever
+    has it: `train.py --init pre_trained.pth`.
+    """
     model = SSTNet()
     if init == "published":
         published_init(model)

@@ -370,6 +370,11 @@ def stmenet(
     variant:          the data set whose published network is built: "ITSDT-15K", "DAUB" (the same), "IRDST"
     init:             "published", what the published train.py starts from, or "constructor"
     objectness_prior: the objectness that all cells start with, such as 0.01; None, as published, is about 0.5
+
+    The published network is constructed with the Kinetics weights of its 3-D backbone. The initialisation of
+    the training script overwrites their convolutions, so that only the batch norms remain: `train.py --init
+    kinetics_shufflenetv2_1.0x_RGB_16_best.pth --init_only norm`. Then it loads pre_trained.pth, most likely
+    YOLOX-s for the 2-D backbone, by names and shapes; that file is not public.
     """
     fusions = {"ITSDT-15K": "plain", "DAUB": "plain", "IRDST": "bottleneck"}
     return build("STMENet", fusions, variant, init, objectness_prior)

@@ -246,7 +246,7 @@ RECIPE = {
         "schedule": "milestones",
         "schedule_options": {"milestones": (50, 75), "lr_decay": 0.1},
     },
-    "scoring": {"paper": "TSMSA"},
+    "scoring": {"paper": "TSMSA", "best": "iou+pd"},
     "runtime": {"seed": 42},
     "datasets": {
         "NUDT-MIRSDT": {"view": {"mean": 105.98960876464844, "std": 25.601680755615234}},

@@ -50,13 +50,13 @@ train.TrainingRun.after_batch = accident
 """
 IN_A_VALIDATION = """
 score = Validation.score
-def slow(validation, model, runtime, on_frame):
+def slow(validation, model, runtime, on_frame, loader):
     send("TERM", after=1.0)
     def wait(*frame):
         print("a frame", flush=True)
         time.sleep(0.8)  # 48 frames take 38 seconds, longer than a grace of 30
         on_frame(*frame)
-    return score(validation, model, runtime, wait)
+    return score(validation, model, runtime, wait, loader)
 Validation.score = slow
 """
 WAITING_FOR_A_CLIP = """

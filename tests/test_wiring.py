@@ -407,7 +407,7 @@ def test_too_few_sequences_to_hold_out(tiny_data):
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_seed_and_the_workers_reach_the_loader(tiny_data, seed):
     run = built(tiny_data, {"seed": seed}, "--num_workers", 2)
-    assert run.loader().num_workers == 2
+    assert run.loader(run.clips, run.batches).num_workers == 2
     run.batches.epoch = 3
     order = np.random.default_rng([seed, 3]).permutation(16)
     assert list(run.batches) == [[(3, int(i)) for i in order[n : n + 4]] for n in range(0, 16, 4)]

@@ -2,8 +2,10 @@
 
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +13,13 @@ from torch import Tensor, nn
 from utils.entries import ENTRIES, WORD, Kind, check_entries, is_tensor
 from utils.errors import UserError
 from utils.files import write_atomically
-from utils.torch_file import read_torch_file, torch_bytes
+from utils.torch_file import TorchFile, read_torch_file, torch_bytes
 
 FORMAT = "moving-irstd checkpoint, version 2"
 WITHOUT_CHECKSUM = "moving-irstd checkpoint, version 1"  # of files that earlier programs wrote
 WRAPPERS = ("model_state_dict", "state_dict", "model", "net")
+COUNTER = "num_batches_tracked"  # of a batch norm; files of old programs have none
+NOT_FINITE = "holds numbers that are not finite"
 REMEDY = "take another checkpoint of this run"
 
 
@@ -42,9 +46,15 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint that `save_checkpoint` wrote. Raises UserError for a damaged or foreign file."""
-    content, has_checksum, has_sums = read_torch_file(path)
-    if not is_own(content):
+    file = read_torch_file(path)
+    if not is_own(file.content):
         raise UserError(f"{path} was not written by train.py; for a published file use --official {path}")
+    return own_content(file, path)
+
+
+def own_content(file: TorchFile, path: str | Path) -> dict[str, Any]:
+    """What train.py wrote. Raises UserError for a file without the checksum that it was written with."""
+    content, has_checksum, has_sums = file
     if not (has_sums if content["format"] == WITHOUT_CHECKSUM else has_checksum):
         raise UserError(f"{path} has lost the checksum that it was written with; {REMEDY}")
     return content
@@ -96,16 +106,33 @@ def read_published(path: str | Path) -> Any:
 
     A note on standard error says that there are no checksums, as in the form of torch before 1.6.
     """
-    content, _, has_sums = read_torch_file(path)
-    if is_own(content):
+    file = read_torch_file(path)
+    if is_own(file.content):
         raise UserError(f"{path} was written by train.py; use --checkpoint for it")
-    if not has_sums:
+    return published_content(file, path)
+
+
+def published_content(file: TorchFile, path: str | Path) -> Any:
+    """What a published file holds; the note is `read_published`'s."""
+    if not file.has_sums:
         print(
             f"note: {path} has the form of torch before 1.6, which has no checksums: if it was damaged on "
             "its way here, nobody can tell",
             file=sys.stderr,
         )
-    return content
+    return file.content
+
+
+def read_any_weights(path: str | Path) -> tuple[dict[str, Tensor], bool]:
+    """(tensors by name, whether train.py wrote them) of a checkpoint or of a published file.
+
+    Of a checkpoint those that are tested, the average where there is one; of other files without wrappers.
+    Raises UserError for a damaged file, and for one without tensors by name.
+    """
+    file = read_torch_file(path)
+    if not is_own(file.content):
+        return unwrap(published_content(file, path), path)[0], False
+    return check_entries(own_content(file, path), {"weights": WEIGHTS}, path, REMEDY)["weights"], True
 
 
 def load_official(
@@ -127,44 +154,76 @@ def load_official(
         source, origin = read_published(source), source
     published, facts = unwrap(source, origin)
     try:
-        filled, problems = matched(model, published)
+        if hasattr(model, "check_official"):
+            model.check_official(published)
+        name_of = partial(rename_key, table=model.rename)
+        filled, _, left = matched(model.state_dict(), published, name_of, adaptation_of(model))
     except UserError as error:  # of the model's own checks, which do not know the file
         raise UserError(f"{origin}: {error}") from None
+    problems = [f"{key} {why}" for key, why in left.items() if why]
+    missing = [k for k in model.state_dict() if k not in filled and not k.endswith(COUNTER)]
+    problems += [f"nothing fills {k}" for k in missing if not any(k in p for p in problems)]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise UserError(f"{origin} is not a checkpoint of {model.name}: {shown}")
-    model.load_state_dict({**model.state_dict(), **filled})
+    take(model, filled)
     return facts
 
 
-def matched(model: nn.Module, published: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """(published weights under our names, what is wrong with them or left over)."""
-    if hasattr(model, "check_official"):
-        model.check_official(published)
-    filled: dict[str, Tensor] = {}
-    used_by: dict[str, str] = {}
-    own = model.state_dict()
-    adapt = getattr(model, "adapt_official", lambda name, value: value)
-    problems = []
-    for key, value in published.items():
-        name = rename_key(key, model.rename)
+def adaptation_of(model: nn.Module) -> Callable[[str, Tensor], Tensor]:
+    """What makes of a published value the one that the model keeps of it, by our name."""
+    return getattr(model, "adapt_official", lambda name, value: value)
+
+
+class Fit(NamedTuple):
+    """Which tensors of a file fill which of a model's.
+
+    filled: new values by our names
+    source: their names in the file
+    left:   why each other tensor of the file has no place, as the rest of a sentence that begins with its
+            name; "" where the model is known to have no use for it
+    """
+
+    filled: dict[str, Tensor]
+    source: dict[str, str]
+    left: dict[str, str]
+
+
+def matched(
+    own: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    name_of: Callable[[str], str | None],
+    adapt: Callable[[str, Tensor], Tensor],
+) -> Fit:
+    """What of a file fits a model; nothing is filled yet.
+
+    own:     the state dict of the model
+    name_of: gives our name of a tensor of the file; None: the model has no use for it
+    adapt:   as `adaptation_of` gives it
+    """
+    fit = Fit({}, {}, {})
+    for key, value in weights.items():
+        name = name_of(key)
         if name is None:
-            continue
-        if name not in own:
-            problems.append(f"{key} has no place in the model")
-        elif name in filled:
-            problems.append(f"{key} and {used_by[name]} both mean {name}")
+            fit.left[key] = ""
+        elif name not in own:
+            fit.left[key] = "has no place in the model"
+        elif name in fit.filled:
+            fit.left[key] = f"and {fit.source[name]} both mean {name}"
         elif problem := misfit(value, own[name].dtype):
-            problems.append(f"{key} {problem}")
+            fit.left[key] = problem
         elif own[name].shape != (value := adapt(name, value)).shape:
-            problems.append(f"{key} has shape {list(value.shape)} instead of {list(own[name].shape)}")
+            fit.left[key] = f"has shape {list(value.shape)} instead of {list(own[name].shape)}"
         elif not (value := value.to(own[name].dtype)).isfinite().all():
-            problems.append(f"{key} holds numbers that are not finite")
+            fit.left[key] = NOT_FINITE
         else:
-            filled[name], used_by[name] = value, key
-    missing = [k for k in own if k not in filled and not k.endswith("num_batches_tracked")]
-    problems += [f"nothing fills {k}" for k in missing if not any(k in p for p in problems)]
-    return filled, problems
+            fit.filled[name], fit.source[name] = value, key
+    return fit
+
+
+def take(model: nn.Module, filled: dict[str, Tensor]) -> None:
+    """Give the model new values by our names; the others stay."""
+    model.load_state_dict({**model.state_dict(), **filled})
 
 
 def misfit(value: Tensor, wanted: torch.dtype) -> str | None:

@@ -49,7 +49,20 @@ class Parser(argparse.ArgumentParser):
             reader_options(found.dataset_options)
         if not getattr(found, "cache", True) and found.cache_dir != self.get_default("cache_dir"):
             self.error("--cache_dir has no effect without --cache; add it or leave both out")
+        if hasattr(found, "init"):
+            self.check_start(found)
         return found
+
+    def check_start(self, found: argparse.Namespace) -> None:
+        """Raises UserError for flags of `add_start_flags` that do not go together."""
+        if found.init_only is not None and found.init is None:
+            self.error("--init_only has no effect without --init; add it or leave both out")
+        if found.init is not None and found.resume is not None:
+            self.error("--resume goes on with the weights of its own run; leave --init out, or --resume")
+        if found.init is not None and len(found.model_names or []) > 1:
+            self.error(
+                "--init is the start of one model; name one in --model_names, and train each by itself"
+            )
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -104,6 +117,33 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
     text = "an option of the data set's reader, such as box_origin=1"
     add_settings(parser, "--dataset_option", "dataset_options", text)
+
+
+def add_start_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what a training starts from, other than from the network's own start."""
+    add = parser.add_argument
+    add(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="continue a run: its folder or last.pth; without a value the newest of the model and data set",
+    )
+    text = "start from the weights of a checkpoint, of a published file or of a part, as far as they fit"
+    add("--init", type=Path, metavar="FILE", help=text)
+    text = "take of it only what has this regular expression in its name in the model, such as norm"
+    add("--init_only", type=regular_expression, metavar="PATTERN", help=text)
+
+
+def regular_expression(word: str) -> str:
+    """A typed word that is one, for the `type` of a flag."""
+    try:
+        re.compile(word)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(
+            f"it takes a regular expression, not {shown(word)}: {error}"
+        ) from None
+    return word
 
 
 def add_switch(parser: argparse.ArgumentParser, flag: str, text: str, default: Any = False) -> None:

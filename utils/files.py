@@ -1,6 +1,7 @@
 """Files that are either the old one or the new one, never half of each, and files of text read or refused."""
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -155,6 +156,15 @@ def read_bytes(path: Path, content: str = "bytes") -> bytes:
         raise UserError(f"there is no {path} with {content}; put it there") from None
     except OSError as error:
         raise UserError(f"cannot read {path} with {content}: {reason(error)}; put that right") from None
+
+
+def digest(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal; it is read in parts."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):  # Python 3.10 has no hashlib.file_digest
+            found.update(part)
+    return found.hexdigest()
 
 
 def read_text(path: Path, content: str = "text") -> str:

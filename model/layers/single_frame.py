@@ -70,6 +70,6 @@ BASIC_IRSTD_RECIPE = {
         "schedule": "milestones",
         "schedule_options": {"milestones": (200, 300), "lr_decay": 0.1},
     },
-    "scoring": {"paper": "TSMSA"},
+    "scoring": {"paper": "TSMSA", "best": "iou+pd"},
     "runtime": {"seed": 42},
 }

@@ -244,6 +244,6 @@ UESTC_RECIPE = {  # of STMENet, SMFNet and SSTNet, from their training scripts
         "schedule_options": {"warmup_epochs": 3, "min_learning_rate": 6.25e-6},
         "ema": 0.9999,
     },
-    "scoring": {"paper": "STMENet"},
+    "scoring": {"paper": "STMENet", "best": "loss"},
     "runtime": {"seed": 2023},
 }

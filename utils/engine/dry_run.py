@@ -1,6 +1,7 @@
 """Two clips without values through a network: whether the network, the view and the task go together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,3 +20,15 @@ def dry_run(build: Callable[[], nn.Module], task: Task, view: ViewSettings, size
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         raw = build().train()(torch.empty(2, view.channels, view.frames, *size))
     task.check_output(raw, (view.predicted, *size))
+
+
+def try_first_clips(
+    build: Callable[[], nn.Module], task: Task, view: ViewSettings, clips: Any, videos: Sequence[Any]
+) -> None:
+    """Raises UserError where frames do not fit the recipe, or the network does not fit both.
+
+    clips, videos: of the training and of the validation
+    """
+    _, validated = next(iter(videos[0]))
+    for clip in (clips[0, 0]["clip"], validated):
+        dry_run(build, task, view, tuple(clip.shape[-2:]))

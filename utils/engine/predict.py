@@ -1,6 +1,6 @@
 """Predictions of a model, frame by frame of a video."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,11 +59,17 @@ class WindowFusion:
 
 @torch.inference_mode()
 def predict_video(
-    model: nn.Module, task: Task, runtime: Runtime, threshold: float, video: Video
+    model: nn.Module,
+    task: Task,
+    runtime: Runtime,
+    threshold: float,
+    video: Video,
+    on_clip: Callable[[Video, Any, Any], None] | None = None,
 ) -> Iterator[tuple[int, Prediction]]:
     """(frame, prediction at the frame's original size) of every frame of a video, in order.
 
     threshold: above which a pixel of a probability map belongs to a target
+    on_clip(video, frames, outputs): sees what the network gives for each clip's frames, in its own size
     Overlapping windows are joined by their maximum. A model with `stream()` computes what neighbouring clips
     have in common once, or carries a state through the video.
     """
@@ -74,7 +80,10 @@ def predict_video(
         with runtime.computing():
             raw = step(runtime.place(clip), frames.places)
         decoded = model.decode(runtime.widened(raw))
-        for index, output in fusion.add(frames.first, task.outputs(decoded, frames.count)):
+        outputs = task.outputs(decoded, frames.count)
+        if on_clip:
+            on_clip(video, frames, outputs)
+        for index, output in fusion.add(frames.first, outputs):
             yield index, checked(task.prediction(output, video, threshold), index, video)
     for index, output in fusion.finish():
         yield index, checked(task.prediction(output, video, threshold), index, video)

@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset, Sampler
 
 from utils.checkpoint import save_checkpoint
+from utils.engine.initial import initial_line
 from utils.engine.loading import ClipLoader
 from utils.engine.loop import Hooks, fit
 from utils.engine.resume import SavedRun
@@ -37,6 +38,7 @@ class TrainingRun:
     log_dir: where a new run gets its folder
     facts:   what recipe.json says besides the recipe
     data:    the fingerprint of each part of the data
+    init:    what a new run starts from, as utils.engine.initial tells it; None: from its own start
     resume:  the command that continues the run, but for `--resume`
     saved:   the run to go on with; None: a new one
     """
@@ -55,12 +57,14 @@ class TrainingRun:
         log_dir: Path,
         facts: dict[str, Any],
         data: dict[str, Any],
+        init: dict[str, Any] | None = None,
         resume: str,
         saved: SavedRun | None = None,
     ):
         self.names, self.recipe, self.state, self.loss = names, recipe, state, loss
         self.clips, self.batches, self.validation, self.runtime = clips, batches, validation, runtime
         self.log_dir, self.facts, self.data, self.resume, self.saved = log_dir, facts, data, resume, saved
+        self.init = saved.content.get("init") if saved else init
         self.saved_steps: int | None = None  # of last.pth
         self.stop = StopRequest()
         self.was_removed = False  # its folder, by somebody, while it ran
@@ -96,7 +100,7 @@ class TrainingRun:
         if self.progress.epoch >= epochs:
             print(f"{self.progress.epoch} epochs are finished, --epochs is {epochs}: more continue the run")
         hooks = Hooks(self.after_batch, self.save_steps, self.after_epoch)
-        loader = self.opened.enter_context(closing(self.loader()))
+        loader = self.opened.enter_context(closing(self.loader(self.clips, self.batches)))
         fit(self.state, self.loss, loader, self.recipe.optimisation, self.runtime, hooks)
 
     def start(self) -> None:
@@ -132,12 +136,19 @@ class TrainingRun:
         print(f"{model} on {dataset}: clips per epoch: {len(self.clips)}, in {self.folder}")
         for part in ("model", *PARTS):
             print(f"{part}: " + ", ".join(f"{k}={v!r}" for k, v in flat(recipe[part]).items()))
+        if self.init:
+            print(initial_line(self.init))
         rules = "; ".join(line.text for line in self.validation.lines)
         place = {
             "test": "the test split, as published; --set validation=holdout avoids it",
             "holdout": "sequences held out of training",
         }
-        print(f"best.pth is chosen by {self.validation.best} on {place[self.recipe.sampling.validation]}")
+        choice, scored = self.validation.choice, place[self.recipe.sampling.validation]
+        chosen_by, better = f"{choice['best']} ({choice['is']}", choice["better"]
+        how = (
+            f"); epochs are scored on {scored}" if better == "later" else f", {better} is better) on {scored}"
+        )
+        print(f"best.pth is chosen by {chosen_by}{how}")
         print(f"validation: {self.recipe.scoring.protocol} protocol, {rules}", flush=True)
         if self.progress.steps:
             print(f"it continues after {self.progress.epoch} epochs and {self.progress.batch} batches")
@@ -160,13 +171,17 @@ class TrainingRun:
         return self.state.progress
 
     def header(self) -> dict[str, Any]:
-        return {"model": self.names[0], "dataset": self.names[1], "data": self.data}
+        """What recipe.json and the checkpoints say besides the recipe."""
+        names = {"model": self.names[0], "dataset": self.names[1]}
+        init = {"init": self.init} if self.init else {}
+        return {**names, "data": self.data, "best": self.validation.choice, **init}
 
-    def loader(self) -> ClipLoader:
+    def loader(self, clips: Dataset, batches: Sampler) -> ClipLoader:
+        """Serves batches of clips; waiting for one, the run may be stopped."""
         workers = self.recipe.runtime.num_workers
         if workers is None:
             workers = min(4, (os.cpu_count() or 1) // 2)
-        return ClipLoader(self.clips, self.batches, workers, self.runtime.pins_memory, self.stop.waiting)
+        return ClipLoader(clips, batches, workers, self.runtime.pins_memory, self.stop.waiting)
 
     def save(self, name: str, scores: dict[str, float] | None = None) -> None:
         """Write a checkpoint of the state into the run's folder.
@@ -204,7 +219,7 @@ class TrainingRun:
         epoch, epochs = self.progress.epoch, self.recipe.optimisation.epochs
         is_scored = epoch % self.recipe.scoring.validate_every == 0 or epoch == epochs
         scores = self.validate() if is_scored else {}
-        is_best = is_scored and self.is_best(scores[self.validation.best])
+        is_best = is_scored and self.is_best(scores)
         entry = {
             "epoch": epoch,
             **{name if name == "loss" else f"loss_{name}": value for name, value in terms.items()},
@@ -227,16 +242,16 @@ class TrainingRun:
         print("  ".join([*parts, f"{entry['seconds']:.1f} s", *["best"] * is_best]), flush=True)
         self.epoch_start = time.perf_counter()
 
-    def is_best(self, score: float) -> bool:
-        """Whether a score is at least as good as the best one so far, which it then replaces.
+    def is_best(self, scores: dict[str, float]) -> bool:
+        """Whether the epoch is at least as good as the best one so far, which it then replaces.
 
         While no score was a number, as without any target, the last epoch counts as the best.
         """
-        best = self.progress.best
-        if best is None or math.isnan(best):
-            self.progress.best = score
+        rule, best = self.validation.rule, self.progress.best
+        if rule.better == "later":
             return True
-        is_best = score >= best if self.validation.is_higher_better else score <= best
+        score = scores[rule.value]
+        is_best = best is None or math.isnan(best) or rule.is_as_good(score, best)
         if is_best:
             self.progress.best = score
         return is_best
@@ -252,4 +267,4 @@ class TrainingRun:
                 picture = overlay(tile.image, tile.found, tile.truth, threshold, scale=2)
                 self.curves.add_picture("prediction", picture, self.progress.steps)
 
-        return self.validation.score(self.state.evaluated, self.runtime, show)
+        return self.validation.score(self.state.evaluated, self.runtime, show, self.loader)

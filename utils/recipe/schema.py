@@ -295,7 +295,9 @@ class ScoringSettings:
     )
     best: str | None = setting(
         None,
-        "the validation score that chooses best.pth; None: that of the model's task, see utils.task",
+        "what chooses best.pth: a figure of the protocol, or the mean of several joined by +; window_iou (of "
+        "windows before they are joined), loss (of the validation), last (the last epoch); None: the figure "
+        "of the model's task",
         in_training=True,
     )
     validate_every: int = setting(

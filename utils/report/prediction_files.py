@@ -4,7 +4,6 @@ Names of sequences become paths below the folder, and never any outside of it.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -19,7 +18,7 @@ import numpy as np
 from utils.boxes import BoxPrediction, MapPrediction, Prediction
 from utils.entries import LIST, Kind, check_entries, is_number
 from utils.errors import UserError, reason
-from utils.files import read_json, temporary_beside, write_atomically, writing
+from utils.files import digest, read_json, temporary_beside, write_atomically, writing
 
 INDEX, BOXES = "predictions.json", "boxes.json"
 REMEDY = "copy the whole folder again, or test the network again"
@@ -185,15 +184,6 @@ def existing(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path} is missing, though {INDEX} beside it promises it; {REMEDY}")
     return path
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**20):  # Python 3.10 has no hashlib.file_digest
-            found.update(part)
-    return found.hexdigest()
 
 
 def check_digest(path: Path, name: str, digests: Digests) -> None:
