@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Video:
         paths = [Path(f"{number}.png") for number in range(frames)]
         sequence = type("Sequence", (), {"images": paths})
         self.name, self.size = name, (5, 6)
+        self.view = SimpleNamespace(placed_size=None)
         self.frames = type("Frames", (), {"sequence": sequence, "__len__": lambda _: frames})()
 
 

@@ -39,6 +39,8 @@ class Validation:
     def check(self, dataset: str) -> None:
         """Raises UserError where that score is not computed, or not of each of the sequences."""
         scoring = self.recipe.scoring
+        if misfit := next((line.misfit for line in self.lines if line.misfit), ""):
+            raise UserError(f"the {scoring.protocol} protocol cannot validate: {misfit}, or --protocol clean")
         known = figure_names(self.lines, lambda metric: metric.takes in self.task.predicts)
         if self.best not in known:
             raise UserError(
