@@ -36,6 +36,12 @@ class Video:
         every |= {"centroids": centre, "boxes": box}
         return {kind: value if kind in self.kinds else None for kind, value in every.items()}
 
+    def truth_on(self, _grid, truth: dict, _kinds) -> dict:
+        return truth
+
+    def restore(self, probability: np.ndarray, _grid) -> np.ndarray:
+        return probability
+
 
 MASKED = ("mask", "round_trip_mask", "centroid_map", "centroids", "boxes")
 POINTED = ("centroid_map", "centroids")
@@ -47,7 +53,7 @@ def predict_maps(video: Video):
         p = np.full(SIZE, 0.2, np.float32)
         p[10 + index, 20:22] = 0.9 if index else 0.1
         p[25, 5] = 0.8
-        yield index, MapPrediction(p, 0.5)
+        yield index, MapPrediction(p, 0.5, p, video)
 
 
 def predict_boxes(video: Video):

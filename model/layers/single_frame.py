@@ -50,8 +50,8 @@ FCN_HEAD_RENAME = {  # published names -> ours
     r"head\.block\.4\.": "head.out.",
 }
 
-# Trained as in BasicIRSTD, on frames as they are, and tested as in TSMSA's tables, on frames of 512x512; tested
-# as in BasicIRSTD, too, by --set scoring.paper=BasicIRSTD --set view.test_resize=None.
+# Trained as in BasicIRSTD, on frames as they are, and tested as in TSMSA's tables, on frames of 512x512;
+# tested as in BasicIRSTD, too, by --set scoring.paper=BasicIRSTD --set view.test_resize=None.
 BASIC_IRSTD_RECIPE = {
     "view": {
         "frames": 1,
