@@ -178,6 +178,26 @@ def test_tsmsa_cuts_mwirstd_and_divides_by_the_pixels_of_its_files(tmp_path):
     assert group.rule(line).endswith("in the first 509 rows and 655 columns")
 
 
+def test_the_commands_know_the_data_set(tmp_path, capsys):
+    """In the validation of train.py and in test.py."""
+    for name, split in (("1", "train"), ("15", "test")):
+        for index in range(2):
+            for kind in ("images", "masks"):
+                (tmp_path / "MWIRSTD" / kind / name).mkdir(parents=True, exist_ok=True)
+                pixels = np.zeros((34, 40), np.uint8)
+                pixels[9:12, 9:12] = 255
+                Image.fromarray(pixels).save(tmp_path / "MWIRSTD" / kind / name / f"{index}.png")
+        (tmp_path / f"MWIRSTD/{split}.txt").write_text(f"{name}\n")
+    data = ("--dataset_names", "MWIRDST", "--dataset_dir", tmp_path, "--log_dir", tmp_path / "log")
+    flags = (*data, "--protocol", "published", "--device", "cpu")
+    few = ("--epochs", 0, "--num_workers", 0, "--patch_size", 32, "--sample_rate", 1, "--batch_size", 2)
+    train.main([str(f) for f in ("--model_names", "ACM", *flags, *few)])
+    assert "frame_pixels=333395" in capsys.readouterr().out
+    (run,) = tmp_path.glob("log/MWIRSTD/ACM/*/last.pth")
+    test.main([str(f) for f in ("--checkpoint", run, *flags)])
+    assert "frame_pixels=333395" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("size", [(509, 655), (480, 640), (512, 640)])
 def test_frames_are_resized_in_32_bit(size):
     """As published; Pillow's 8-bit form is another one by a gray value here and there."""
