@@ -133,9 +133,9 @@ class View:
     def invert(self, output: np.ndarray, size: Size, grid: Grid = EXACT) -> np.ndarray:
         """A predicted map [h, w] of the input in the pixels of a grid; same dtype.
 
-        By default at the frames' `size`, bilinear.
+        By default at the frames' `size`, bilinear. Only boxes come back by rounded sizes.
         """
-        (height, width), (top, left) = self._placed(size, grid)
+        (height, width), (top, left) = self._placed(size, EXACT if grid.restore == "rounded" else grid)
         inside = output[top : top + height, left : left + width]
         if grid.restore == "resized":
             height, width = self.size_on(size, grid)

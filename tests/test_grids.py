@@ -27,6 +27,7 @@ from utils.errors import UserError
 from utils.grid import EXACT, Grid
 from utils.recipe.resolve import recipe_from_dict, resolve_recipe
 from utils.registry import MODELS
+from utils.report import pictures
 from utils.task import TASKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -412,7 +413,31 @@ def test_published_ap_is_that_of_the_rounded_way_back(tmp_path):
         )
         for line in lines:
             assert groups["all"].figures(line)["ap75"] == pytest.approx(float(line.protocol == right))
-        assert groups["all"].rule(lines[0]).endswith("boxes back from the letterbox of 512 by rounded sizes")
+        assert groups["all"].rule(lines[0]).endswith("of 512 by rounded sizes (of maps, exactly)")
+
+
+def test_published_lines_alone_give_the_same_figures(tmp_path):
+    """As the validation between epochs has them."""
+    data = random_scene(tmp_path, (48, 80), frames=2)
+    for settings in (TSMSA, {**RPRNET, "letterbox": 64}, {**RPRNET, "letterbox": 64, "paper": "STMENet"}):
+        (line, *_), both = scored(data, settings)
+        (alone,), group = scored(data, settings, ["published"])
+        assert group.figures(alone) == both.figures(line) and group.figures(alone)
+
+
+def test_captions_are_counted_in_the_pixels_of_their_line(tmp_path, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(pictures, "overlay_sheet", lambda tiles, *_: sheets.extend(tiles))
+    data = random_scene(tmp_path, (200, 150), frames=2)
+    recipe = recipe_of(**TSMSA)
+    lines = recipe_lines(recipe, ["published"], "Scene")
+    predict = partial(predict_video, Brightness(), TASKS["masks"], CPU, 0.5)
+    writer = pictures.SheetWriter(tmp_path / "sheets", "Brightness", lines, 0.5)
+    evaluated = evaluate(predict, [TestVideo(data[0], data, recipe.view)], lines, writer)
+    figures = evaluated["a"].figures(lines[0])
+    counted = [[int(word) for word in tile.caption.split() if word.isdigit()] for tile in sheets]
+    assert [tile.found.shape for tile in sheets] == [(200, 150)] * 2  # drawn in the frame's own
+    assert np.sum(counted, axis=0).tolist() == [figures[name] for name in ("true", "targets", "false")]
 
 
 @pytest.mark.parametrize("name", ["STMENet", "SMFNet", "SSTNet"])

@@ -32,7 +32,7 @@ class Grid:
         ways = {
             "exact": "",
             "float32": "maps and masks back from the letterbox of {} by a rectangle in float32",
-            "rounded": "boxes back from the letterbox of {} by rounded sizes",
+            "rounded": "boxes back from the letterbox of {} by rounded sizes (of maps, exactly)",
         }
         way = ways[self.restore].format(view.letterbox) if view.letterbox else ""
         quirk = "masks with RPRNet's column quirk" if self.column_quirk else ""
