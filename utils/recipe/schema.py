@@ -45,7 +45,10 @@ class ViewSettings:
         in_training=True,
     )
     test_resize: tuple[int, int] | None = setting(
-        None, "the same at test; predictions return to the frames' own size", at_least=1, at_most=LARGEST_SIDE
+        None,
+        "the same at test; predictions return to the frames' own size, but where TSMSA's rule counts them",
+        at_least=1,
+        at_most=LARGEST_SIDE,
     )
     image_resize: str = setting(
         "bicubic",
@@ -259,7 +262,11 @@ class OptimisationSettings:
 class ScoringSettings:
     """How predictions are scored, and which score chooses the best checkpoint."""
 
-    paper: str = setting("DeepPro", "whose rules the published protocol has, a name of metrics/protocols.py")
+    paper: str = setting(
+        "DeepPro",
+        "whose rules the published protocol has, a name of metrics/protocols.py; BasicIRSTD is TSMSA on "
+        "frames as they are, beside view.test_resize=None",
+    )
     protocol: str = setting(
         "published",
         "of the validation: published (by the model's paper) or clean (the same for all)",
