@@ -42,7 +42,7 @@ demo-rprnet: .venv/ready $(RPRNET_DATA)/synthetic.json
 COMPARED := DeepPro DeepPro-Plus TSMSA ResUNet-DTUM ResUNet-RFR ACM DNANet RDIAN MSHNet
 COMPARE_TRAIN := --dataset_names Synthetic --dataset_dir data/rprnet_demo --log_dir log/compare --epochs 1 \
 	--sample_rate 1 --batch_size 2 --patch_size 48 --learning_rate 1e-3 --num_workers 0 --set schedule=constant \
-	--set validation=holdout --set train_resize=None --set test_resize=None
+	--set validation=holdout --set train_resize=None --set test_resize=None --protocol clean
 
 compare: .venv/ready $(RPRNET_DATA)/synthetic.json
 	$(RUN) train.py --model_names $(COMPARED) $(COMPARE_TRAIN)

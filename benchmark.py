@@ -84,7 +84,7 @@ def measure(name: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, An
         speed = speed_on_video(model, shape, view.predicted, args.repeats, runtime.device)
     peak = peak_mebibytes(runtime.device)  # before anything else takes memory
     multiplied = multiply_adds(lambda: create_model(name, **recipe.model), shape) / view.predicted
-    metrics = [create_metric(name, **options) for name, options in PROTOCOLS["DeepPro"][0].items()]
+    metrics = [create_metric(name, **options) for name, options in PROTOCOLS["DeepPro"].lines[0].items()]
     load, score = load_and_score_seconds(
         args.size, read_gray, lambda *frame: [metric.update(*frame) for metric in metrics]
     )

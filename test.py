@@ -14,7 +14,7 @@ from dataset.check.warn import tell
 from dataset.published import standing
 from dataset.video import TestVideo
 from metrics.papers import published_rows, refuse_unpublished
-from metrics.protocols import protocol_lines, table_figures
+from metrics.protocols import recipe_lines, table_figures
 from model import create_model
 from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, typed_settings
 from utils.engine.candidates import Candidate, find_candidates, wanted_sets
@@ -70,8 +70,7 @@ def build_test(args: argparse.Namespace, candidate: Candidate, data: SequenceSet
     recipe = candidate.recipe(data.name, typed_settings(args))
     if note := candidate.note(data.name, recipe):
         print(f"note: {note}")
-    scoring, protocols = recipe.scoring, list(dict.fromkeys(args.protocols))
-    lines = protocol_lines(protocols, scoring.paper, scoring.threshold, scoring.match, scoring.exclude)
+    lines = recipe_lines(recipe, list(dict.fromkeys(args.protocols)), data.name)
     cache = cache_folder(args.cache_dir) if args.cache else None
     videos = [TestVideo(sequence, data, recipe.view, cache) for sequence in data]
     candidate.try_out(recipe, create_model, videos)

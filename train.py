@@ -13,7 +13,7 @@ from dataset.clips import EpochBatches, TrainingClips, ValidationClips
 from dataset.sequence import SOURCES
 from dataset.video import TestVideo
 from loss import create_loss
-from metrics.protocols import protocol_lines
+from metrics.protocols import recipe_lines
 from model import create_model
 from utils.cli import (
     add_data_flags,
@@ -62,10 +62,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     if saved:
         state.check(saved.content, saved.folder / "last.pth")
     loss = build_loss(recipe, task, model.name)
-    scoring = recipe.scoring
-    lines = protocol_lines(
-        [scoring.protocol], scoring.paper, scoring.threshold, scoring.match, scoring.exclude
-    )
+    lines = recipe_lines(recipe, [recipe.scoring.protocol], dataset.name)
     cache = cache_folder(args.cache_dir) if args.cache else None
     training, held = read_data(args, dataset.name, recipe)
     data = {"training": training.fingerprint, "validation": held.fingerprint}

@@ -16,7 +16,7 @@ from dataset.normalisation import Normalisation
 from dataset.sample import Batch, Sample
 from dataset.sampling import DrawnClip, EveryClip, KeyFrameSampler, WindowSampler, frame_numbers
 from dataset.sequence import SequenceSet
-from dataset.view import View
+from dataset.view import View, with_column_quirk
 from utils.errors import UserError
 from utils.recipe.schema import Recipe, SamplingSettings
 from utils.task import Task
@@ -209,17 +209,6 @@ def patch_corner(
             for c, s, limit in zip(centre, shift, limits, strict=True)
         )
     return row, column
-
-
-def with_column_quirk(mask: np.ndarray) -> np.ndarray:
-    """The mask [H, W] after a statement that RPRNet's loader inherited from a loader of boxes, float32.
-
-    Where targets lie in the first four columns, values such as -1 and 0.5 appear.
-    """
-    mask = mask.astype(np.float32)
-    mask[:, 2:4] -= mask[:, 0:2]
-    mask[:, 0:2] += mask[:, 2:4] / 2
-    return mask
 
 
 class EpochBatches:

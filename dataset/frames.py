@@ -203,6 +203,8 @@ class SequenceFrames:
         if kind not in self._caches:
             chosen = self.view.settings
             resizing = (self.view.resize, chosen.letterbox, chosen.image_resize, chosen.mask_resize)
+            if chosen.image_resize == "bilinear":
+                resizing += ("in 32 bit",)  # earlier programs have written files of 8 bit
             sources, decode = getattr(self.sequence, kind), partial(self._decode, kind)
             checked = (self.file_size, self.sequence.mask_rule)
             content = (self.sequence.name, kind, *checked, *resizing)

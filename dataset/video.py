@@ -14,6 +14,7 @@ from dataset.sampling import ClipFrames
 from dataset.sequence import Sequence, SequenceSet
 from dataset.view import View
 from utils.boxes import component_boxes, component_centroids
+from utils.grid import EXACT, Grid
 from utils.recipe.schema import ViewSettings
 
 
@@ -67,16 +68,25 @@ class TestVideo:
 
         return [read] if self.frames.cache else []
 
-    def restore(self, probability: np.ndarray) -> np.ndarray:
-        """A predicted map [h, w] at the size of the original frames, bilinear."""
-        return self.view.invert(probability, self.size)
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input, and of what it gives of a frame."""
+        return self.view.placement(self.size).whole
 
-    def restore_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Predicted boxes [N, 5] in the pixels of the original frames, float64.
+    def size_on(self, grid: Grid) -> tuple[int, int]:
+        """(height, width) of what is counted of a frame on a grid."""
+        return self.view.size_on(self.size, grid)
+
+    def restore(self, probability: np.ndarray, grid: Grid = EXACT) -> np.ndarray:
+        """A predicted map [h, w] in the pixels of a grid, by default at the size of the original frames."""
+        return self.view.invert(probability, self.size, grid)
+
+    def restore_boxes(self, boxes: np.ndarray, grid: Grid = EXACT) -> np.ndarray:
+        """Predicted boxes [N, 5] in the pixels of a grid, by default of the original frames, float64.
 
         They are rounded to float32, so that a file of left, top, width and height keeps them to the bit.
         """
-        return self.view.invert_boxes(boxes, self.size).astype(np.float32).astype(np.float64)
+        return self.view.invert_boxes(boxes, self.size, grid).astype(np.float32).astype(np.float64)
 
     def truth(self, index: int, kinds: Collection[str] = ()) -> dict[str, np.ndarray | None]:
         """The truth of a frame at its original size.
@@ -96,6 +106,24 @@ class TestVideo:
             truth["boxes"] = component_boxes(mask) if of_mask else self.originals.boxes(index)
         if "round_trip_mask" in kinds:
             truth["round_trip_mask"] = None if mask is None else self.view.round_trip(mask)
+        return truth
+
+    def truth_on(
+        self, grid: Grid, truth: dict[str, np.ndarray | None], kinds: Collection[str]
+    ) -> dict[str, np.ndarray | None]:
+        """The truth of a frame in the pixels of a grid, made of what `truth` gave for the same kinds.
+
+        In resized frames all of it is that of the resized mask.
+        """
+        mask = truth["mask"]
+        if grid.restore == "resized":
+            if mask is None:
+                return dict.fromkeys(truth)
+            mask = self.view.resized_mask(mask, grid)
+            made = {"centroids": component_centroids, "boxes": component_boxes}
+            return {kind: made[kind](mask) if kind in made else mask for kind in truth}
+        if "round_trip_mask" in kinds and mask is not None:
+            return {**truth, "round_trip_mask": self.view.round_trip(mask, grid)}
         return truth
 
     def _clip(self, clip: ClipFrames, recent: dict[int, np.ndarray]) -> tuple[ClipFrames, Tensor]:

@@ -16,6 +16,7 @@ from dataset.normalisation import Normalisation
 from dataset.sampling import ClipFrames, frame_numbers, test_windows
 from dataset.sequence import SequenceSet
 from utils.errors import UserError
+from utils.grid import EXACT, Grid
 from utils.recipe.schema import ViewSettings
 
 Size = tuple[int, int]  # height and width, or row and column
@@ -118,15 +119,29 @@ class View:
             return np.asarray(square)
         if self.resize in (None, pixels.shape):
             return pixels
+        if method is Image.Resampling.BILINEAR:  # as TSMSA does it; in 8 bit Pillow rounds in another way
+            image = Image.fromarray(pixels.astype(np.int32))
+            return np.asarray(image.resize(self.resize[::-1], method)).astype(pixels.dtype)
         return np.asarray(Image.fromarray(pixels).resize(self.resize[::-1], method))
 
-    def invert(self, output: np.ndarray, size: Size) -> np.ndarray:
-        """A predicted map [h, w] of the input at the frames' `size`, bilinear; same dtype."""
-        place = self.placement(size)
-        (height, width), (top, left) = place.scaled, place.corner
-        inside = output[top : top + height, left : left + width] if output.shape != place.scaled else output
-        if place.scaled == size:
-            return inside
+    def size_on(self, size: Size, grid: Grid) -> Size:
+        """(height, width) of what is counted of frames of `size` on a grid."""
+        height, width = self.placement(size).scaled if grid.restore == "resized" else size
+        most = grid.crop or (height, width)
+        return min(height, most[0]), min(width, most[1])
+
+    def invert(self, output: np.ndarray, size: Size, grid: Grid = EXACT) -> np.ndarray:
+        """A predicted map [h, w] of the input in the pixels of a grid; same dtype.
+
+        By default at the frames' `size`, bilinear. Only boxes come back by rounded sizes.
+        """
+        (height, width), (top, left) = self._placed(size, EXACT if grid.restore == "rounded" else grid)
+        inside = output[top : top + height, left : left + width]
+        if grid.restore == "resized":
+            height, width = self.size_on(size, grid)
+            return inside[:height, :width]
+        if inside.shape == size:
+            return output if output.shape == size else inside
         if not self.settings.letterbox:
             return cv2.resize(inside, size[::-1], interpolation=cv2.INTER_LINEAR)
         inside = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
@@ -145,30 +160,50 @@ class View:
         least = 1 if labels == "published" else 0
         return fitted[(fitted[:, 2:] - fitted[:, :2] > least).all(1)]
 
-    def invert_boxes(self, boxes: np.ndarray, size: Size) -> np.ndarray:
-        """Predicted boxes [N, 4 or more] (x1 y1 x2 y2, ...) of the input in a frame of `size`, float64.
+    def invert_boxes(self, boxes: np.ndarray, size: Size, grid: Grid = EXACT) -> np.ndarray:
+        """Predicted boxes [N, 4 or more] (x1 y1 x2 y2, ...) of the input in the pixels of a grid, float64.
 
-        What follows the corners stays. The inverse of `fit_boxes`; with view.box_restore=published (STMENet
-        and others) the scaled size is rounded and its corner takes exact halves, which misses by up to 1.25
-        pixels where that size is not whole.
+        What follows the corners stays. By default the inverse of `fit_boxes`, in a frame of `size`.
         """
-        place = self.placement(size)
-        (height, width), (top, left) = place.scaled, place.corner
-        if self.settings.letterbox and self.settings.box_restore == "published":
-            side = self.settings.letterbox
-            scale = min(side / size[1], side / size[0])
-            height, width = round(size[0] * scale), round(size[1] * scale)
-            top, left = (side - height) / 2, (side - width) / 2
         restored = boxes.astype(np.float64)
+        if grid.restore == "resized":
+            return restored
+        (height, width), (top, left) = self._placed(size, grid)
         restored[:, :4] -= (left, top, left, top)
         restored[:, :4] *= np.array(xyxy(size)) / (width, height, width, height)
         return restored
 
-    def round_trip(self, mask: np.ndarray) -> np.ndarray:
-        """A mask [H, W] of 0 and 1 after the letterbox and back, float32 in 0..1; unchanged without one."""
-        if not self.settings.letterbox:
-            return mask.astype(np.float32)
-        return self.invert((self.fit(255 * mask, "masks") > 0).astype(np.float32), mask.shape)
+    def _placed(self, size: Size, grid: Grid) -> tuple[Size, tuple[float, float]]:
+        """(size, corner) in the input of frames of `size`, as they go back to a grid.
+
+        Published code computes them anew for a letterbox. In float32, a side is one pixel shorter or longer
+        for about 15 % of all sizes; rounded sizes with exact halves miss a box by up to 1.25 pixels.
+        """
+        place, side = self.placement(size), self.settings.letterbox
+        if not side or grid.restore not in ("float32", "rounded"):
+            return place.scaled, place.corner
+        if grid.restore == "rounded":
+            scale = min(side / size[1], side / size[0])
+            height, width = round(size[0] * scale), round(size[1] * scale)
+            return (height, width), ((side - height) / 2, (side - width) / 2)
+        sides = np.array(size, np.float32)
+        scale = (np.float32(side) / sides).min()
+        height, width = (max(int(scaled), 1) for scaled in sides * scale)
+        return (height, width), ((side - height) // 2, (side - width) // 2)
+
+    def round_trip(self, mask: np.ndarray, grid: Grid = EXACT) -> np.ndarray:
+        """A mask [H, W] of 0 and 1 after the letterbox and back, float32, soft; unchanged without one.
+
+        Values are in 0..1, but for those of a grid with the column quirk.
+        """
+        placed = mask if not self.settings.letterbox else self.fit(255 * mask, "masks") > 0
+        placed = with_column_quirk(placed) if grid.column_quirk else placed.astype(np.float32)
+        return self.invert(placed, mask.shape, grid) if self.settings.letterbox else placed
+
+    def resized_mask(self, mask: np.ndarray, grid: Grid) -> np.ndarray:
+        """A mask [H, W] of 0 and 1 in the resized frames of a grid, uint8."""
+        height, width = self.size_on(mask.shape, grid)
+        return (self.fit(255 * mask, "masks") > 0)[:height, :width].astype(np.uint8)
 
     # ---------------------------------------------------------------- values
 
@@ -225,6 +260,17 @@ class View:
             return self.settings.canvas, self.settings.canvas
         height, width = (side + -side % self.multiple for side in size)
         return height, width
+
+
+def with_column_quirk(mask: np.ndarray) -> np.ndarray:
+    """The mask [H, W] after a statement that RPRNet's loader inherited from a loader of boxes, float32.
+
+    Where targets lie in the first four columns, values such as -1 and 0.5 appear.
+    """
+    mask = mask.astype(np.float32)
+    mask[:, 2:4] -= mask[:, 0:2]
+    mask[:, 0:2] += mask[:, 2:4] / 2
+    return mask
 
 
 def xyxy(size: Size) -> tuple[int, int, int, int]:

@@ -56,6 +56,9 @@ class AveragePrecision(CountingMetric):
         super().reset()
         self._computed = None
 
+    def description(self, threshold: float) -> str:
+        return f"{super().description(threshold)} boxes of all scores, of maps those of p > {threshold:g}"
+
     def merge(self, other: "AveragePrecision") -> None:
         super().merge(other)
         self._computed = None

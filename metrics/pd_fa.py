@@ -26,19 +26,27 @@ class PdFa(TargetRule):
             area differs from that of every response of the frame that found a target.
     target: "positive": pixels above 0 are target. "one": those that are 1 once truncated to integers.
     truth:  the kind of truth that `update` takes, "mask" or "round_trip_mask"
+    frame_pixels: what a frame adds to the pixels that Fa is divided by; None: the pixels that it has
     Source: "areas" from RPRNet and RFR (arXiv 2409.12448), "pixels" from today's XinyiYing/BasicIRSTD.
     """
 
     takes = "map"
 
     def __init__(
-        self, threshold: float = 0.5, rule: str = "pixels", target: str = "positive", truth: str = "mask"
+        self,
+        threshold: float = 0.5,
+        rule: str = "pixels",
+        target: str = "positive",
+        truth: str = "mask",
+        frame_pixels: int | None = None,
     ):
         check_choice("PdFa", "rule", rule, RULES)
         check_choice("PdFa", "target", target, tuple(TARGETS))
         check_choice("PdFa", "truth", truth, MASKS)
         self.threshold, self.rule, self.target, self.truth = threshold, rule, target, truth
-        super().__init__(threshold=threshold, rule=rule, target=target, truth=truth)
+        self.frame_pixels = frame_pixels
+        others = {} if frame_pixels is None else {"frame_pixels": frame_pixels}
+        super().__init__(threshold=threshold, rule=rule, target=target, truth=truth, **others)
 
     def zero_counts(self) -> dict[str, int]:
         return {"true": 0, "targets": 0, "false": 0, "pixels": 0}
@@ -60,7 +68,7 @@ class PdFa(TargetRule):
         self.counts["true"] += len(found)
         self.counts["targets"] += len(targets)
         self.counts["false"] += int(false)
-        self.counts["pixels"] += mask.size
+        self.counts["pixels"] += mask.size if self.frame_pixels is None else self.frame_pixels
 
     def compute(self) -> dict[str, float | int]:
         """The figures of all frames so far.

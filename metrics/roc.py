@@ -51,7 +51,7 @@ class ROC(CountingMetric):
         """
         probability, mask = frame_arrays(probability, mask)
         probability = probability.astype(np.float32, copy=False)
-        is_target = mask > 0
+        is_target = mask != 0 if self.target == "soft" else mask > 0
         is_hit = mask == 1 if self.target == "soft" else is_target
 
         detected, true, detected_targets = (

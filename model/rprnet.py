@@ -289,7 +289,7 @@ RECIPE = {
         "mean": 0.28,
         "std": 0.23,
     },
-    "sampling": {"batch_size": 2, "sample_rate": 1.0},
+    "sampling": {"batch_size": 2, "sample_rate": 1.0, "column_quirk": True},
     "optimisation": {
         "loss": "SPGloss",
         "epochs": 30,

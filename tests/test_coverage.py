@@ -36,6 +36,12 @@ class Video:
         every |= {"centroids": centre, "boxes": box}
         return {kind: value if kind in self.kinds else None for kind, value in every.items()}
 
+    def truth_on(self, _grid, truth: dict, _kinds) -> dict:
+        return truth
+
+    def restore(self, probability: np.ndarray, _grid) -> np.ndarray:
+        return probability
+
 
 MASKED = ("mask", "round_trip_mask", "centroid_map", "centroids", "boxes")
 POINTED = ("centroid_map", "centroids")
@@ -47,7 +53,7 @@ def predict_maps(video: Video):
         p = np.full(SIZE, 0.2, np.float32)
         p[10 + index, 20:22] = 0.9 if index else 0.1
         p[25, 5] = 0.8
-        yield index, MapPrediction(p, 0.5)
+        yield index, MapPrediction(p, 0.5, p, video)
 
 
 def predict_boxes(video: Video):
@@ -91,7 +97,7 @@ def test_a_line_of_mixed_coverage_is_split(mixed):
     assert rows[0]["Pd %"] == pytest.approx(100 * 5 / 7)  # all frames but the first of each
     assert rows[1]["IoU"] == pytest.approx(6 / (6 + 2 + 4))  # hits, a target missed, false pixels
     assert rows[0]["AUC"] is not None and rows[1]["AUC"] is None  # the line's is that of ShootingRules
-    assert rows[0]["rule"].startswith("ShootingRules match=1") and ";" not in rows[0]["rule"]
+    assert rows[0]["rule"].startswith("ShootingRules match=1") and "IoU" not in rows[0]["rule"]
     assert rows[1]["rule"].startswith("IoU threshold=0.5") and "ShootingRules" not in rows[1]["rule"]
     assert rows[4]["AP50 %"] is not None
 
@@ -213,8 +219,9 @@ def toy(monkeypatch):
         def compute(self):
             return {"brightest": ratio(self.counts["sum"], self.counts["frames"])}
 
-    first, *others = protocols.PROTOCOLS["clean"]
-    monkeypatch.setitem(protocols.PROTOCOLS, "clean", ({**first, "Brightest": {"exclude": 7}}, *others))
+    first, *others = protocols.PROTOCOLS["clean"].lines
+    lines = ({**first, "Brightest": {"exclude": 7}}, *others)
+    monkeypatch.setitem(protocols.PROTOCOLS, "clean", protocols.Protocol(lines))
 
 
 def test_a_metric_of_a_plug_in_is_a_column_of_the_table(toy, mixed):
@@ -222,7 +229,8 @@ def test_a_metric_of_a_plug_in_is_a_column_of_the_table(toy, mixed):
     groups, _, _, rows = counted(mixed, lines=lines)
     assert rows[0]["brightest ‰"] == pytest.approx(1000 * (2 * 0.8 + 5 * 0.9) / 7)
     assert rows[1]["brightest ‰"] is None
-    assert rows[0]["rule"].endswith("; Brightest threshold=0.5 exclude=7")  # the protocol's own option wins
+    # The protocol's own option wins.
+    assert "; Brightest threshold=0.5 exclude=7 truth=centroids; counted at" in rows[0]["rule"]
     assert groups["all"].figure(lines, "brightest") == pytest.approx((2 * 0.8 + 5 * 0.9) / 7)
     assert "brightest" in figure_names(lines)
     assert better("brightest") == "lower"
@@ -324,10 +332,12 @@ def test_an_uncounted_threshold_is_refused_before_the_work():
 def test_recipe_options_reach_the_metrics_that_have_them():
     shooting, pdfa, centroid = protocol_lines(["clean"], "RPRNet", 0.7, 3, 6)
     assert shooting.text.startswith(
-        "ShootingRules match=3 exclude=6 border=clip thresholds=27 at p >= 0.7; IoU"
+        "ShootingRules match=3 exclude=6 border=clip thresholds=27 at p >= 0.7 truth=centroid_map; IoU"
     )
     assert "threshold=0.7" in pdfa.text and "IoU threshold=0.7" in pdfa.text
-    assert centroid.text.startswith("CentroidPdFa thresholds=27 at p >= 0.7; AveragePrecision images=all")
+    assert centroid.text.startswith(
+        "CentroidPdFa thresholds=27 at p >= 0.7 truth=centroids; AveragePrecision images=all"
+    )
 
 
 def test_a_roc_curve_marks_its_point_at_one_half(mixed):

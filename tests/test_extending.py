@@ -21,7 +21,7 @@ import train
 from dataset import Sequence, SequenceSet
 from dataset.augment import Augmentation
 from metrics.counting import CountingMetric, Figure, ratio
-from metrics.protocols import PROTOCOLS
+from metrics.protocols import PROTOCOLS, Protocol
 from utils import registry
 from utils.checkpoint import read_checkpoint
 from utils.errors import UserError
@@ -157,7 +157,7 @@ def extended():
         registry.register_optimizer("Extra-Descent")(Descent)
         registry.register_schedule("extra-harmonic")(Harmonic)
         registry.register_model("Extra-Line", recipe=RECIPE, rename={})(Line)
-        patch.setitem(PROTOCOLS, "Extra-Paper", ({"Extra-Glow": {"power": POWER}},))
+        patch.setitem(PROTOCOLS, "Extra-Paper", Protocol(({"Extra-Glow": {"power": POWER}},)))
         yield
     left = [name for known in (*[r.names() for r in REGISTRIES], PROTOCOLS) for name in known]
     assert not any(name.casefold().startswith("extra") for name in left)

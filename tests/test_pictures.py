@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from metrics.protocols import PROTOCOLS, protocol_lines
+from metrics.protocols import PROTOCOLS, Protocol, protocol_lines
 from utils.boxes import BoxPrediction, MapPrediction
 from utils.errors import UserError
 from utils.report import curves as curve_pictures
@@ -223,7 +223,7 @@ def texts(monkeypatch):
 TOUCHED, FAR = np.s_[10:12, 22:29], np.s_[25:27, 5]  # a response beside the target, and one of two pixels
 
 
-def a_frame(folder, protocols, paper="TSMSA", boxes=False, kinds=("mask", "centroid_map", "centroids")):
+def a_frame(folder, protocols, paper="BasicIRSTD", boxes=False, kinds=("mask", "centroid_map", "centroids")):
     """A frame whose target, of 2x2 pixels, a long response touches without being near by its centre."""
     mask = np.zeros((30, 40), np.uint8)
     mask[10:12, 20:22] = 1
@@ -242,7 +242,7 @@ def a_frame(folder, protocols, paper="TSMSA", boxes=False, kinds=("mask", "centr
     ("protocols", "paper", "boxes", "caption", "title"),
     [
         # The centre of the long response is 4 pixels from the target's: not found, and 14 + 2 false pixels.
-        (["published"], "TSMSA", False, "found 0 of 1    false pixels 16", "PdFa (published protocol)"),
+        (["published"], "BasicIRSTD", False, "found 0 of 1    false pixels 16", "PdFa (published protocol)"),
         # By area, as RPRNet and RFR count, the same: no response has the area of one that found a target.
         (["published"], "RFR", False, "found 0 of 1    false pixels 16", "PdFa (published protocol)"),
         # A response within a pixel finds it; in columns 22 to 25 it is not false, in 26 to 28 it is.
@@ -264,18 +264,18 @@ def test_captions_count_by_the_rule_of_the_first_line(
 
 def test_a_line_that_cannot_score_the_frame_gives_way_to_the_next(sheets, tmp_path):
     """Boxes are no map: PdFa counts none of them."""
-    a_frame(tmp_path, ["published", "clean"], "TSMSA", boxes=True)
+    a_frame(tmp_path, ["published", "clean"], "BasicIRSTD", boxes=True)
     assert "counted by ShootingRules (clean protocol)" in sheets[0][2]
 
 
 def test_centres_are_captioned_with_their_false_responses(sheets, tmp_path, monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "TSMSA", ({"CentroidPdFa": {}},))
+    monkeypatch.setitem(PROTOCOLS, "BasicIRSTD", Protocol(({"CentroidPdFa": {}},)))
     a_frame(tmp_path, ["published"])
     assert sheets[0][0][0].caption == "found 0 of 1    false pixels 16 in 2 responses"
 
 
 @pytest.mark.parametrize(
-    ("paper", "kinds"), [("TSMSA", ()), ("STMENet", ("mask", "centroid_map", "centroids"))]
+    ("paper", "kinds"), [("BasicIRSTD", ()), ("STMENet", ("mask", "centroid_map", "centroids"))]
 )
 def test_without_truth_or_rule_nothing_is_called_found_or_false(paper, kinds, sheets, texts, tmp_path):
     a_frame(tmp_path, ["published"], paper, kinds=kinds)

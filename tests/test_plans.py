@@ -101,7 +101,8 @@ def boxes(tiny_data, tmp_path_factory) -> Path:
         (("Toy", "TopHat"), "TopHat has no parameters to train"),
         (("Toy", "--dataset_names", "Synthetic", "IRDST-simulation"), "IRDST-simulation"),
         (("Toy", "ToyBoxes", "--set", "best=iou"), "does not score iou for models of boxes"),
-        (("Toy", "--set", "letterbox=64", "--set", "box_restore=published"), "no effect on a model of masks"),
+        (("Toy", "--set", "letterbox=64", "--set", "labels=published"), "no effect on a model of masks"),
+        (("Toy", "--set", "box_restore=published"), "view.box_restore is gone: the published protocol"),
         (("Toy", "--patch_size", "41"), "48x40, smaller than the patch of 41"),
         (("Toy", "--set", "canvas=47"), "larger than the canvas of 47x47"),
         (("Toy", "--set", "freeze=neck", "--set", "freeze_epochs=1"), "Toy has no part 'neck' to freeze"),
@@ -166,7 +167,7 @@ def test_a_key_that_a_test_ignores_is_refused(plain, tiny_data, tmp_path, is_tra
     ("key", "sentence"),
     [
         ("neighbours=position", "view.neighbours has no effect here; it acts where view.key names"),
-        ("box_restore=published", "view.box_restore has no effect on a model of masks"),
+        ("box_restore=published", "view.box_restore is gone: the published protocol .* leave it out"),
     ],
 )
 def test_a_key_that_the_others_ignore_is_refused(plain, tiny_data, tmp_path, is_trained, key, sentence):
@@ -521,7 +522,7 @@ def test_the_rules_that_were_typed_reach_the_metrics(tiny_data, tmp_path, capsys
     """In the validation and in the test; components of a map are those above the typed threshold."""
     flags = ("--set", "match=2", "--set", "exclude=5", "--threshold", 0.4)
     folder = trained(tiny_data, tmp_path / "log", "Toy", *flags, "--protocol", "clean")
-    rule = "ShootingRules match=2 exclude=5 border=clip thresholds=27 at p >= 0.4; IoU threshold=0.4"
+    rule = "ShootingRules match=2 exclude=5 border=clip thresholds=27 at p >= 0.4 truth=centroid_map; IoU"
     assert f"validation: clean protocol, {rule}" in capsys.readouterr().out
     run(test, tiny_data, tmp_path, "--checkpoint", folder / "best.pth", "--protocol", "clean")
     tested = json.loads((only(tmp_path / "Synthetic/Toy") / "eval.json").read_text())

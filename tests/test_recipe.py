@@ -303,8 +303,8 @@ def test_boxes_of_version_1_keep_their_augmentations():
 
 
 def test_a_recipe_of_a_later_version_is_refused():
-    with pytest.raises(UserError, match="has version 3, this program knows up to 2"):
-        recipe_from_dict({**Recipe().to_dict(), "version": 3})
+    with pytest.raises(UserError, match="has version 4, this program knows up to 3"):
+        recipe_from_dict({**Recipe().to_dict(), "version": 4})
 
 
 @pytest.mark.parametrize(

@@ -462,7 +462,7 @@ def test_scoring_counts_false_pixels_and_one_global_iou():
     probability[5, 5:10] = 0.6
     probability[20, 20:25] = 0.9
     figures = {}
-    (line,) = PROTOCOLS["TSMSA"]
+    (line,) = PROTOCOLS["TSMSA"].lines
     for name, options in line.items():
         metric = create_metric(name, **options)
         metric.update(probability, mask)

@@ -62,7 +62,7 @@ def test_the_run_goes_on_to_the_losses_and_scores_of_then(continued):
 
 def test_the_checkpoints_of_the_run_are_of_today(continued):
     last, best = (read_checkpoint(continued / name) for name in ("last.pth", "best.pth"))
-    assert last["recipe"]["version"] == 2
+    assert last["recipe"]["version"] == 3
     assert (last["progress"]["epoch"], last["progress"]["steps"]) == (3, 12)
     assert (best["progress"]["epoch"], best["progress"]["steps"]) == (2, 8)
     assert last["progress"]["best"] == pytest.approx(SECOND["iou"], rel=0.05)

@@ -7,14 +7,26 @@ in the middle of pixels. Components are 8-connected, in the raster order of thei
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.ndimage import find_objects
 from skimage.measure import label
 
+from utils.grid import EXACT, Grid
+
 ROUNDING = 1e-5  # what a resized map may lie above 1
 MIN_SIDE = 4  # pixels; of smaller boxes an IoU of 0.5 is a matter of a fraction of a pixel
+
+
+class Geometry(Protocol):
+    """The part of dataset.video.TestVideo that brings what a network gives to the pixels of a grid."""
+
+    size: tuple[int, int]
+
+    def size_on(self, grid: Grid) -> tuple[int, int]: ...
+    def restore(self, probability: np.ndarray, grid: Grid = EXACT) -> np.ndarray: ...
+    def restore_boxes(self, boxes: np.ndarray, grid: Grid = EXACT) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +65,23 @@ class MapPrediction:
 
     map:       probabilities [H, W]
     threshold: a component of p > threshold is one response, and its largest p the score
+    output:    the probabilities [h, w] in the network's input, from which the map was made; None: not known
+    video:     the sequence that made it
     """
 
     map: np.ndarray
     threshold: float
+    output: np.ndarray | None = None
+    video: Geometry | None = None
     kind = "maps"  # how it is kept and drawn
+
+    def on(self, grid: Grid) -> "MapPrediction | None":
+        """The same in the pixels of a grid; this one has those of the file. None without the output."""
+        if grid == EXACT:
+            return self
+        if self.output is None:
+            return None
+        return MapPrediction(self.video.restore(self.output, grid), self.threshold)
 
     @property
     def score_map(self) -> np.ndarray:
@@ -92,12 +116,23 @@ class BoxPrediction:
 
     boxes: float64 [N, 5] in any order, the score last; they may reach beyond the frame
     shape: height and width of the frame
+    output, video: as of a MapPrediction, the boxes [N, 5] in the pixels of the input
     """
 
     boxes: np.ndarray
     shape: tuple[int, int]
+    output: np.ndarray | None = None
+    video: Geometry | None = None
     kind = "boxes"  # how it is kept and drawn
     map = None  # metrics that take a map do not score boxes
+
+    def on(self, grid: Grid) -> "BoxPrediction | None":
+        """The same in the pixels of a grid; this one has those of the file. None without the output."""
+        if grid == EXACT:
+            return self
+        if self.output is None:
+            return None
+        return BoxPrediction(self.video.restore_boxes(self.output, grid), self.video.size_on(grid))
 
     def fault(self, _size: tuple[int, int]) -> str | None:
         """Why these are no boxes, as the end of a sentence; None where they are."""

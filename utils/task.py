@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.boxes import BoxPrediction, MapPrediction, Prediction
+from utils.boxes import BoxPrediction, Geometry, MapPrediction, Prediction
 from utils.errors import UserError
 from utils.recipe.schema import Recipe
 from utils.registry import Entry
@@ -25,15 +25,6 @@ class Frames(Protocol):
     def masks(self, places: Iterable[int]) -> np.ndarray: ...
     def box_masks(self, places: Iterable[int]) -> np.ndarray: ...
     def input_boxes(self, index: int, labels: str) -> np.ndarray: ...
-
-
-class Geometry(Protocol):
-    """The part of dataset.video.TestVideo that brings outputs back to the frame."""
-
-    size: tuple[int, int]
-
-    def restore(self, probability: np.ndarray) -> np.ndarray: ...
-    def restore_boxes(self, boxes: np.ndarray) -> np.ndarray: ...
 
 
 class MaskTask:
@@ -85,7 +76,7 @@ class MaskTask:
 
     def prediction(self, output: np.ndarray, video: Geometry, threshold: float) -> Prediction:
         """What was found in a frame, at the frame's own size; p > threshold belongs to a target."""
-        return MapPrediction(video.restore(output), threshold)
+        return MapPrediction(video.restore(output), threshold, output, video)
 
 
 class BoxTask:
@@ -136,7 +127,7 @@ class BoxTask:
 
     def prediction(self, output: np.ndarray, video: Geometry, threshold: float) -> Prediction:
         """What was found in a frame, in the frame's own pixels; all boxes with their scores."""
-        return BoxPrediction(video.restore_boxes(output), video.size)
+        return BoxPrediction(video.restore_boxes(output), video.size, output, video)
 
 
 Task = MaskTask | BoxTask

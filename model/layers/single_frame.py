@@ -50,8 +50,18 @@ FCN_HEAD_RENAME = {  # published names -> ours
     r"head\.block\.4\.": "head.out.",
 }
 
+# Trained as in BasicIRSTD, on frames as they are, and tested as in TSMSA's tables, on frames of 512x512;
+# tested as in BasicIRSTD, too, by --set scoring.paper=BasicIRSTD --set view.test_resize=None.
 BASIC_IRSTD_RECIPE = {
-    "view": {"frames": 1, "key": 0, "channels": 1, "multiple": 32},
+    "view": {
+        "frames": 1,
+        "key": 0,
+        "channels": 1,
+        "test_resize": (512, 512),
+        "image_resize": "bilinear",
+        "mask_resize": "nearest",
+        "multiple": 32,
+    },
     "sampling": {
         "batch_size": 16,
         "sample_rate": 0.1,  # an epoch of a video set then has about as many frames as one of an image set

@@ -231,7 +231,7 @@ UESTC_RECIPE = {  # of STMENet, SMFNet and SSTNet, from their training scripts
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
     },
-    "sampling": {"batch_size": 4, "sample_rate": 0.2},
+    "sampling": {"batch_size": 4, "sample_rate": 0.2, "labels": "published"},
     "optimisation": {
         "loss": "YOLOX",
         "epochs": 100,

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.boxes import Prediction
+from utils.boxes import Geometry, Prediction
 from utils.engine.runtime import Runtime
 from utils.errors import UserError
-from utils.task import Geometry, Task
+from utils.task import Task
 
 
 class Video(Geometry, Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from utils.boxes import Prediction
+from utils.grid import EXACT, Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +73,11 @@ class Group:
         return max(counts, default=(0, 0))
 
     def rule(self, line: Any) -> str:
-        """By which metrics and options the figures of a line were computed, in words."""
+        """By which metrics and options, in which pixels, the figures of a line were computed, in words."""
         if not self.sequences:
             return "no sequence of this group was tested"
         parts = [chosen.text for chosen, _ in self.counted(line)]
+        parts += [line.pixels] * bool(parts and line.pixels)
         named = line.rule or line.metrics[0]
         if named.key not in self.counts and (line.rule or not parts):
             parts.insert(0, f"{named.name}: not scored, {self.lacks[named.key]}")
@@ -130,37 +132,65 @@ def evaluate(
     predict: gives (frame, prediction) of every frame of a video
     lines:   whose metrics are counted, metrics of equal options once
     A metric that takes what the predictions are not, or whose kind of truth a sequence lacks, is left out for
-    that sequence.
-    on_frame(video, index, prediction, truth): sees every frame, to save or draw it.
+    that sequence, and one that does not fit the recipe is for all.
+    on_frame(video, index, prediction, truth): sees every frame in the pixels of its file, to save or draw it.
     """
     chosen = {metric.key: metric for line in lines for metric in line.metrics}
-    kinds = {metric.empty.truth for metric in chosen.values()}
+    misfits = {key: metric.misfit for key, metric in chosen.items() if metric.misfit}
+    grids = kinds_by_grid(metric for key, metric in chosen.items() if key not in misfits)
     groups = {}
     for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
-        metrics, lacks, frames = {key: metric.create() for key, metric in chosen.items()}, {}, 0
+        metrics = {key: metric.create() for key, metric in chosen.items() if key not in misfits}
+        lacks, frames = dict(misfits), 0
         for index, prediction in predict(video):
-            truth = video.truth(index, kinds)
+            views = frame_views(video, index, prediction, grids)
             frames += 1
             for key, metric in list(metrics.items()):
-                if lack := lack_of(metric, prediction, truth):
+                found, truth = views[chosen[key].grid]
+                if lack := lack_of(metric, found, truth):
                     lacks[key] = lack
                     del metrics[key]
                 else:
-                    metric.update(getattr(prediction, metric.takes), truth[metric.truth])
+                    metric.update(getattr(found, metric.takes), truth[metric.truth])
             if on_frame:
-                on_frame(video, index, prediction, truth)
+                on_frame(video, index, prediction, views[EXACT][1])
         counts = {key: Count(metric, (video.name,), frames) for key, metric in metrics.items()}
         groups[video.name] = Group((video.name,), counts, lacks)
     return groups
 
 
-def is_scored(metric: Any, prediction: Prediction, truth: Mapping[str, Any]) -> bool:
-    """Whether a frame has the kind of prediction and the kind of truth that a metric takes."""
-    return not lack_of(metric, prediction, truth)
+def kinds_by_grid(metrics: Iterable[Any]) -> dict[Grid, set[str]]:
+    """The kinds of truth that metrics of lines need, by the pixels in which they count.
+
+    Those of the file come first, where the truth of the others begins and pictures are drawn.
+    """
+    grids: dict[Grid, set[str]] = {EXACT: set()}
+    for metric in metrics:
+        grids.setdefault(metric.grid, set()).add(metric.empty.truth)
+    return grids
 
 
-def lack_of(metric: Any, prediction: Prediction, truth: Mapping[str, Any]) -> str:
+def frame_views(
+    video: Any, index: int, prediction: Prediction, grids: Mapping[Grid, set[str]]
+) -> dict[Grid, tuple[Prediction | None, dict[str, Any]]]:
+    """(prediction, truth) of a frame by grid; None for a prediction that is not known there.
+
+    grids: as from `kinds_by_grid`
+    """
+    others = set().union(*(kinds for grid, kinds in grids.items() if grid != EXACT)) - {"round_trip_mask"}
+    exact = video.truth(index, grids[EXACT] | others)
+    return {
+        grid: (prediction, exact)
+        if grid == EXACT
+        else (prediction.on(grid), video.truth_on(grid, exact, kinds))
+        for grid, kinds in grids.items()
+    }
+
+
+def lack_of(metric: Any, prediction: Prediction | None, truth: Mapping[str, Any]) -> str:
     """Which kind of prediction or truth that a metric takes is not there for a frame; "" where both are."""
+    if prediction is None:
+        return "the kept predictions lack what the network gave in its own input; test the network again"
     if getattr(prediction, metric.takes) is None:
         return f"the model predicts no {metric.takes.replace('_', ' ')}"
     if truth.get(metric.truth) is None:

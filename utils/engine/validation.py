@@ -76,6 +76,9 @@ class Validation:
 
     def check(self, dataset: str) -> None:
         """Raises UserError where what chooses is not computed, or not of each of the sequences."""
+        if misfit := next((line.misfit for line in self.lines if line.misfit), ""):
+            protocol = self.recipe.scoring.protocol
+            raise UserError(f"the {protocol} protocol cannot validate: {misfit}, or --protocol clean")
         for kinds in self.needed(self.best, self.rule):
             for video in self.videos:
                 if not video.frames.sequence.has(kinds):
@@ -92,7 +95,7 @@ class Validation:
     def needed(self, name: str, rule: Rule) -> list[tuple[str, ...]]:
         """The fields of which each sequence must have one, for each truth that a rule needs."""
         if name in RULES:
-            known = {"": [], LABELS: [self.task.truths]}
+            known = {"": [], LABELS: [self.task.truths(self.recipe)]}
             return known[rule.truth] if rule.truth in known else [self.sources[rule.truth]]
         return [self.sources[self.metric_of(figure).empty.truth] for figure in name.split("+")]
 

@@ -13,6 +13,7 @@ from utils.errors import UserError, near_matches
 from utils.recipe.fields import Setting, build, put_once, settings_of, shown
 from utils.recipe.schema import PARTS, VERSION, Recipe
 from utils.recipe.version1 import converted_keys, from_version_1
+from utils.recipe.version2 import GONE, from_version_2
 from utils.registry import LOSSES, OPTIMIZERS, SCHEDULES, Registry, fold
 
 SETTINGS: dict[str, Setting] = {
@@ -63,16 +64,19 @@ def recipe_with(recipe: Recipe, typed: dict[str, Any], task: str | None = None) 
 
 
 def recipe_from_dict(saved: dict[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_dict` gave, of this version or of version 1, from JSON or a checkpoint.
+    """The recipe that `Recipe.to_dict` gave, of this version or of an earlier one, from JSON or a checkpoint.
 
     Raises UserError for one of a later version.
     """
     version = saved.get("version", 1)
-    if version == 1:
-        return from_flat({full_key(key): value for key, value in from_version_1(saved).items()})
-    if version != VERSION:
+    if version not in (1, 2, VERSION):
         raise UserError(f"the recipe has version {version}, this program knows up to {VERSION}; update it")
-    return from_flat(flat(saved))
+    if version == 1:
+        gone = {short(key) for key in GONE}
+        values = {full_key(k): v for k, v in from_version_1(saved).items() if k not in gone}
+    else:
+        values = flat(saved)
+    return from_flat(from_version_2(values) if version < VERSION else values)
 
 
 def changes(recipe: Recipe, typed: dict[str, Any], task: str | None = None) -> dict[str, tuple[Any, Any]]:
@@ -108,6 +112,9 @@ def full_key(key: str) -> str:
     """The whole key of what a user typed: "patch" -> "sampling.patch"; UserError for an unknown one."""
     if key in SETTINGS or key.startswith(tuple(f"{group}." for group in OPTIONS)):
         return key
+    for gone, why in GONE.items():
+        if key in (gone, short(gone)):
+            raise UserError(f"recipe key {gone} is gone: {why}; leave it out")
     matches = [k for k in SETTINGS if k.endswith(f".{key}")]
     matches += [
         f"{group}.{key.partition('.')[2]}" for group in OPTIONS if short(group) == key.partition(".")[0]

@@ -10,7 +10,7 @@ from utils.recipe.version1 import check_version_1
 
 
 def saved_recipe(saved: Any, source: Any, remedy: str) -> Recipe:
-    """The recipe that `Recipe.to_dict` gave, of this version or of version 1.
+    """The recipe that `Recipe.to_dict` gave, of this version or of an earlier one.
 
     Keys that a later program has added have their defaults.
     source: the file that holds it; remedy: what to do about a damaged one
@@ -23,7 +23,7 @@ def saved_recipe(saved: Any, source: Any, remedy: str) -> Recipe:
     version = check_entries(saved, {}, place, remedy).get("version", 1)
     if version == 1:
         check_version_1(saved, place, remedy)
-    elif version == VERSION:
+    elif version in (2, VERSION):
         check_entries(saved, dict.fromkeys(("model", *PARTS), ENTRIES), place, remedy)
     try:
         return recipe_from_dict(saved)

@@ -13,7 +13,7 @@ from utils.recipe.fields import setting
 from utils.registry import OPTIMIZERS
 
 LARGEST_SIDE = 8192  # of frames, in pixels
-VERSION = 2  # of the saved form; recipes of version 1 were flat, see resolve.py
+VERSION = 3  # of the saved form; for earlier ones see version1.py and version2.py
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class ViewSettings:
         in_training=True,
     )
     test_resize: tuple[int, int] | None = setting(
-        None, "the same at test; predictions return to the frames' own size", at_least=1, at_most=LARGEST_SIDE
+        None,
+        "the same at test; predictions return to the frames' own size, but where TSMSA's rule counts them",
+        at_least=1,
+        at_most=LARGEST_SIDE,
     )
     image_resize: str = setting(
         "bicubic",
@@ -89,13 +92,6 @@ class ViewSettings:
     )
     std: float | tuple[float, float, float] | None = setting(
         None, "they are divided by it", at_least=1e-6, at_most=1e6
-    )
-    box_restore: str = setting(
-        "exact",
-        "boxes back to the frame: exactly, or published (rounded sizes, as the box papers)",
-        choices=("exact", "published"),
-        task="boxes",
-        acts=(lambda recipe: recipe.view.letterbox, "view.letterbox is set"),
     )
 
     @property
@@ -189,7 +185,7 @@ class SamplingSettings:
     )
     column_quirk: bool = setting(
         False,
-        "RPRNet's defect: training target pixels in columns 0..3 get other values",
+        "RPRNet's defect, as published: training target pixels in columns 0..3 get other values",
         task="masks",
         acts=(lambda recipe: recipe.view.key != "all", "view.key names a key frame"),
     )
@@ -271,7 +267,11 @@ class OptimisationSettings:
 class ScoringSettings:
     """How predictions are scored, and which score chooses the best checkpoint."""
 
-    paper: str = setting("DeepPro", "whose rules the published protocol has, a name of metrics/protocols.py")
+    paper: str = setting(
+        "DeepPro",
+        "whose rules the published protocol has, a name of metrics/protocols.py; BasicIRSTD is TSMSA on "
+        "frames as they are, beside view.test_resize=None",
+    )
     protocol: str = setting(
         "published",
         "of the validation: published (by the model's paper) or clean (the same for all)",

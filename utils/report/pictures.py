@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.boxes import Prediction
-from utils.engine.score import is_scored
+from utils.engine.score import lack_of
 from utils.files import write_atomically
+from utils.grid import EXACT
 
 TRUTH, TOUCHING, APART = (0, 230, 0), (255, 215, 0), (255, 60, 60)  # RGB
 INK, PAPER = (235, 235, 235), (24, 24, 24)
@@ -103,15 +104,15 @@ class SheetWriter:
 
     def __init__(self, folder: Path, model: str, lines: Iterable[Any], threshold: float):
         self.folder, self.model, self.threshold = folder, model, threshold
-        self.lines = [line for line in lines if line.rule]
+        self.lines = [line for line in lines if line.rule and not line.misfit]
         self.tiles: list[Tile] = []
 
     def __call__(self, video, index: int, prediction: Prediction, truth: dict) -> None:
         last = len(video.frames) - 1
-        line = next((line for line in self.lines if is_scored(line.rule.empty, prediction, truth)), None)
-        if index in np.linspace(0, last, SHEET_FRAMES).round().astype(int):
-            caption = caption_by(line.rule, prediction, truth) if line else ""
-            self.tiles.append(tile_of(video, index, prediction, truth, caption))
+        if index not in np.linspace(0, last, SHEET_FRAMES).round().astype(int):
+            return
+        line, caption = self.caption(video, prediction, truth)
+        self.tiles.append(tile_of(video, index, prediction, truth, caption))
         if index == last:
             title = f"{self.model} on {video.name}"
             if line:
@@ -120,12 +121,20 @@ class SheetWriter:
             overlay_sheet(self.tiles, path, title, self.threshold)
             self.tiles = []
 
+    def caption(self, video, prediction: Prediction, truth: dict) -> tuple[Any, str]:
+        """(the first line whose rule for targets can score a frame, what it counts there); (None, "") else.
 
-def caption_by(rule: Any, prediction: Prediction, truth: dict) -> str:
-    """What a rule for targets, of a line of the table, counts in one frame."""
-    metric = rule.create()
-    metric.update(getattr(prediction, metric.takes), truth[metric.truth])
-    return metric.caption(rule.threshold)
+        The frame is counted in the pixels of the line.
+        """
+        for line in self.lines:
+            rule = line.rule
+            found = prediction.on(rule.grid)
+            there = truth if rule.grid == EXACT else video.truth_on(rule.grid, truth, {rule.empty.truth})
+            if not lack_of(rule.empty, found, there):
+                metric = rule.create()
+                metric.update(getattr(found, metric.takes), there[metric.truth])
+                return line, metric.caption(rule.threshold)
+        return None, ""
 
 
 def overlay_sheet(

@@ -5,6 +5,8 @@ of the other files and of itself) and
     boxes.json         of box models: COCO results, one entry per box, image_id as in that list
     <sequence>.npz     of mask models: one compressed float32 map [H, W] per frame, in the order of the frames
     <sequence>/*.png   likewise, floor(255 p) as the published code writes it, to look at
+and, where the recipe resizes frames, the same in the pixels of the network's input (input_boxes.json,
+<sequence>.input.npz), from which each protocol takes its own way back.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ from utils.boxes import Prediction
 from utils.entries import COUNT, ENTRIES, LIST, SIDE, WORD, WORDS, Kind, check_entries
 from utils.errors import UserError
 from utils.files import plain, read_json, remove_abandoned, write_json
-from utils.report.prediction_files import INDEX, REMEDY, STORES, BoxStore, MapStore
+from utils.report.prediction_files import INDEX, REMEDY, STORES, BoxStore, MapStore, changes_size
 
 FORMAT = "moving-irstd predictions, version 1"
 FACTS = {
@@ -34,6 +36,10 @@ FACTS = {
     "split": Kind("test or train", lambda value: value in ("test", "train")),
     "recipe": ENTRIES,
     "images": LIST,
+}
+LATER = {  # what earlier programs have not written
+    "files": ENTRIES,
+    "inputs": Kind("true or false", lambda value: type(value) is bool),
 }
 IMAGE = {"id": COUNT, "sequence": WORD, "frame": COUNT, "width": SIDE, "height": SIDE, "file_name": WORD}
 
@@ -64,7 +70,8 @@ class PredictionWriter:
 
     def __call__(self, video, index: int, prediction: Prediction, _truth: dict) -> None:
         if not self.images:
-            self.kind, self.store = prediction.kind, STORES[prediction.kind](self.folder)
+            self.kind = prediction.kind
+            self.store = STORES[self.kind](self.folder, prediction.output is not None and changes_size(video))
         height, width = video.size
         image = {"id": len(self.images) + 1, "sequence": video.name, "frame": index, "width": width}
         self.images.append({**image, "height": height, "file_name": video.frames.sequence.images[index].name})
@@ -73,7 +80,8 @@ class PredictionWriter:
     def finish(self, facts: dict[str, Any]) -> None:
         """Write what is left and, last, the index with `facts` (model, weights, dataset, ..., recipe)."""
         self.store.finish()
-        index = {"format": FORMAT, "kind": self.kind, **facts, "images": self.images}
+        index = {"format": FORMAT, "kind": self.kind, "inputs": self.store.inputs, **facts}
+        index["images"] = self.images
         index = plain({**index, "files": self.store.digests})
         write_json(self.folder / INDEX, {**index, "sha256": digest_of(index)})
 
@@ -127,7 +135,7 @@ class SavedPredictions:
     @cached_property
     def store(self) -> MapStore | BoxStore:
         """What reads the files, after a check of them."""
-        store = STORES[self.facts["kind"]](self.folder)
+        store = STORES[self.facts["kind"]](self.folder, self.facts.get("inputs", False))
         store.check(self.frames, self.facts.get("files"))
         return store
 
@@ -169,7 +177,7 @@ def read_index(path: Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any
     facts = read_json(path, "the list of predictions")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise UserError(f"{path} was not written by test.py --save_predictions")
-    check_entries(facts, FACTS | ({"files": ENTRIES} if "files" in facts else {}), path, REMEDY)
+    check_entries(facts, FACTS | {key: LATER[key] for key in LATER.keys() & facts.keys()}, path, REMEDY)
     frames: dict[str, list[dict[str, Any]]] = {}
     ids = set()
     for number, image in enumerate(facts["images"]):
