@@ -28,7 +28,7 @@ from model.layers.yolox import (
     decode_boxes,
     published_init,
 )
-from model.options import Init
+from model.options import Init, ObjectnessPrior
 from utils.registry import register_model
 
 FRAMES, CHANNELS = 5, 128  # of a clip; of a frame's features
@@ -147,11 +147,16 @@ class Motion(nn.Module):
 
 
 class SSTNet(nn.Module):
-    """The published network of five frames and one class."""
+    """The published network of five frames and one class.
 
-    def __init__(self):
+    objectness_prior: the objectness that all cells start with; None, as published, is about 0.5
+    """
+
+    def __init__(self, objectness_prior: float | None = None):
         super().__init__()
-        self.backbone, self.neck, self.head, self.motion = Backbone(), Neck(), YOLOXHead(), Motion()
+        self.backbone, self.neck = Backbone(), Neck()
+        self.head = YOLOXHead(objectness_prior=objectness_prior)
+        self.motion = Motion()
 
     def forward(self, clip: Tensor) -> dict[str, list[Tensor] | Tensor]:
         """clip: float32 [B, 3, 5, H, W], the key frame last, H and W multiples of 32.
@@ -261,13 +266,16 @@ RENAME = {
 
 
 @register_model("SSTNet", recipe=RECIPE, rename=RENAME, task="boxes")
-def sstnet(init: Init = "published") -> SSTNet:
-    """init: "published", what the published training script starts from, or "constructor", before it.
+def sstnet(init: Init = "published", objectness_prior: ObjectnessPrior = None) -> SSTNet:
+    """SSTNet.
+
+    init:             "published", what the published training script starts from, or "constructor", before it
+    objectness_prior: the objectness that all cells start with, such as 0.01; None, as published, is about 0.5
 
     The published script then loads pre_trained.pth by names and shapes, a file that is not public; whoever
     has it: `train.py --init pre_trained.pth`.
     """
-    model = SSTNet()
+    model = SSTNet(objectness_prior)
     if init == "published":
         published_init(model)
     return model

@@ -432,6 +432,13 @@ def test_objectness_prior():
     assert create_model("STMENet").head.obj_pred.bias.abs().item() < 0.1
 
 
+@pytest.mark.parametrize("init", ["published", "constructor"])
+def test_objectness_prior_of_sstnet(init):
+    model = create_model("SSTNet", init=init, objectness_prior=0.02)
+    assert model.head.obj_pred.bias.sigmoid().item() == pytest.approx(0.02, rel=1e-6)
+    assert create_model("SSTNet").head.obj_pred.bias.abs().item() < 0.1
+
+
 def test_an_official_checkpoint_fills_every_weight(case):
     counters = {str(key): torch.tensor(7) for key in case.stored["constant_keys"]}
     assert all(key.endswith("num_batches_tracked") for key in counters)
