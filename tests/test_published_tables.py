@@ -1,0 +1,398 @@
+"""A paper's figures from its data on disk and its weights, by `test.py --protocol published` alone.
+
+Per paper: a tiny data set in the published layout, a file of weights in the published form, one call of the
+command with the defaults, and every published figure of eval.json against the literal form of the published
+evaluation in literal_evaluations.py and literal_boxes.py. Only the network is ours in both; parity tests prove
+it by itself. It is called clip by clip in the way test.py calls it, so that no figure hangs on rounding.
+
+Counts are equal. RATIO is for what is a quotient or a sum of the same counts: float64 in another order, and
+the 2.2e-16 that the papers add to what they divide by.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+import literal_boxes as boxes
+import literal_evaluations as literal
+import numpy as np
+import pytest
+import torch
+from parity import DATA, published_weights
+from PIL import Image
+from torch import Tensor, nn
+
+import test
+from model import create_model
+from model.rprnet import RECIPE as RPRNET_RECIPE
+from utils.checkpoint import load_official
+from utils.registry import MODELS, register_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RATIO = 1e-9
+MARGIN = 1e-5  # of probabilities to the threshold 0.5, ten times what another order of sums changes
+
+
+# ---------------------------------------------------------------- data
+
+
+def scene(frames: int, height: int, width: int, seed: int) -> np.ndarray:
+    """uint8 [T, H, W]: smooth background, noise, three bright spots that move."""
+    draw = np.random.default_rng(seed)
+    rows, cols = np.mgrid[:height, :width]
+    video = 100 + 30 * np.sin(rows / 9) * np.cos(cols / 13) + draw.normal(0, 1.5, (frames, height, width))
+    for spot in range(3):
+        top, left = draw.uniform(2, height - 5), draw.uniform(2, width - 5)
+        speed = draw.uniform(-1, 1, 2)
+        for frame in range(frames):
+            row = int(np.clip(top + frame * speed[0], 0, height - 3))
+            col = int(np.clip(left + frame * speed[1], 0, width - 3))
+            video[frame, row : row + 3, col : col + 3] += 60 + 20 * spot
+    return video.clip(0, 255).astype(np.uint8)
+
+
+def write_images(folder: Path, images: Iterable[np.ndarray], names: Iterable[str]) -> None:
+    folder.mkdir(parents=True)
+    for pixels, name in zip(images, names, strict=True):
+        Image.fromarray(pixels).save(folder / name)
+
+
+def places_of_targets(
+    p: np.ndarray, size: tuple[int, int], draw: np.random.Generator
+) -> list[tuple[int, int]]:
+    """(row, col) of targets in a frame of `size`: on the network's responses, beside them, and elsewhere.
+
+    p: probabilities of the frame, of any size
+    """
+    scale = np.array(size) / p.shape
+    responses = sorted(literal.components(p > 0.5), key=len)
+    centres = [(np.array(literal.centroid(r)) + 0.5) * scale for r in responses]
+    chosen = [centres[k] for k in draw.permutation(len(centres))[:4]]
+    beside = [centre + draw.integers(-3, 4, 2) for centre in chosen[2:]]
+    elsewhere = [draw.uniform(3, np.array(size) - 3)]
+    return [tuple(np.floor(place).astype(int)) for place in (*chosen[:2], *beside, *elsewhere)]
+
+
+def mask_of(places: Iterable[tuple[int, int]], size: tuple[int, int], side: int = 2) -> np.ndarray:
+    mask = np.zeros(size, np.uint8)
+    for row, col in places:
+        row, col = max(row - side // 2, 0), max(col - side // 2, 0)
+        mask[row : row + side, col : col + side] = 255
+    return mask
+
+
+# ---------------------------------------------------------------- weights
+
+
+def weights_of(stored: str, factors: dict[str, float], biases: dict[str, float]) -> dict[str, Tensor]:
+    """Seeded weights by published names, whose last layer is brought into the range of a trained one.
+
+    factors: of all that begins with a name; biases: values of others, added afterwards
+    """
+    weights = published_weights(np.load(DATA / stored))
+    for start, factor in factors.items():
+        for name in [name for name in weights if name.startswith(start)]:
+            weights[name] = weights[name] * factor
+    for name, value in biases.items():
+        weights[name] = weights[name] + value
+    return weights
+
+
+def detector(name: str, weights: dict[str, Tensor], **options) -> Callable[[], Callable]:
+    """Gives, for a video, a function of (clip, the places of its frames) with the network's raw output."""
+    network = create_model(name, **options)
+    load_official(network, weights)
+    network.eval()
+
+    def new_video() -> Callable[[Tensor, list[int]], dict]:
+        step = network.stream() if hasattr(network, "stream") else lambda clip, _: network(clip)
+        return lambda clip, places: torch.inference_mode()(step)(clip, places)
+
+    return new_video
+
+
+def probabilities(step: Callable, clips: Iterable[literal.Clip]) -> list[np.ndarray]:
+    """Of the key frames of a video's clips, each [H, W]."""
+    return [torch.sigmoid(step(clip, places)["logits"])[0, 0].numpy() for clip, places in clips]
+
+
+# ---------------------------------------------------------------- the command, and what it says
+
+
+def published_figures(tmp_path: Path, model: str, dataset: str, root: Path, *flags) -> dict[str, dict]:
+    """By group of sequences, all figures of the published protocol that test.py writes."""
+    places = ("--dataset_names", dataset, "--dataset_dir", root, "--log_dir", tmp_path / "log")
+    fixed = ("--model_names", model, "--protocol", "published", "--device", "cpu")
+    test.main([str(flag) for flag in (*fixed, *places, *flags)])
+    (folder,) = (tmp_path / "log" / dataset / model).iterdir()
+    scores = json.loads((folder / "eval.json").read_text())["scores"]
+    assert {entry["protocol"] for entry in scores} == {"published"}
+    found: dict[str, dict] = {}
+    for entry in scores:
+        for group, figures in entry["groups"].items():
+            curve = figures.pop("curve") or {}
+            curves = {f"curve_{kind}": curve[kind] for kind in ("true", "false") if kind in curve}
+            found[group] = {**figures, **curves, **found.get(group, {})}
+    return found
+
+
+def official_file(tmp_path: Path, weights: dict[str, Tensor]) -> Path:
+    """As the published training scripts save."""
+    path = tmp_path / "weights.pth.tar"
+    torch.save({"epoch": 1, "state_dict": weights}, path)
+    return path
+
+
+def assert_equal(found: dict, expected: dict) -> None:
+    counts = {name: value for name, value in expected.items() if isinstance(value, int | list)}
+    ratios = {name: value for name, value in expected.items() if isinstance(value, float)}
+    assert {name: found[name] for name in counts} == counts
+    assert {name: found[name] for name in ratios} == pytest.approx(ratios, abs=RATIO)
+
+
+def assert_telling(expected: dict, maps: Iterable[np.ndarray] = ()) -> None:
+    """Something was hit, something missed, there are false alarms, and no pixel is a matter of rounding."""
+    assert 0 < expected["true"] < expected["targets"]
+    assert 0 < expected["false"] < expected["pixels"] / 2
+    assert all(0 < expected[name] < 1 for name in ("iou", "niou", "auc") if name in expected)
+    assert all(np.abs(p - 0.5).min() > MARGIN for p in maps)
+
+
+# ---------------------------------------------------------------- TSMSA's tables
+
+TSMSA_SCENES = {"sequence85": (2, 150, 200, 1), "sequence47": (1, 509, 655, 2)}  # frames, height, width, seed
+
+
+@pytest.mark.parametrize(
+    ("model", "stored", "frames", "factor", "bias", "flags"),
+    [
+        ("TSMSA", "tsmsa.npz", 5, 0.075, -21.8627, ()),
+        ("ACM", "acm_tsmsa.npz", 1, 0.0017, -24.8302, ("--set", "model.blocks=depthwise")),
+    ],
+)
+def test_tsmsa_and_its_single_frame_networks(model, stored, frames, factor, bias, flags, tmp_path):
+    """NUDT-MIRSDT in TSMSA's layout, scored at 512x512, where 3 pixels are 1 or 2 of the files."""
+    head = "model.head.block.4."
+    weights = weights_of(stored, {head: factor}, {f"{head}bias": bias})
+    network = detector(model, weights, **({"blocks": "depthwise"} if flags else {}))
+    root, draw = tmp_path / "NUDT-MIRSDT", np.random.default_rng(3)
+    maps, truths, lines = [], [], []
+    for name, (count, height, width, seed) in TSMSA_SCENES.items():
+        files = [f"{number}.png" for number in range(count)]
+        write_images(root / "images" / name, scene(count, height, width, seed), files)
+        statistics = literal.TSMSA_STATISTICS["NUDT-MIRSDT"]
+        clips = literal.tsmsa_clips(root / "images" / name, frames, *statistics)
+        found = probabilities(network(), clips)
+        masks = [mask_of(places_of_targets(p, (height, width), draw), (height, width)) for p in found]
+        write_images(root / "masks" / name, masks, files)
+        maps += found
+        truths += [literal.tsmsa_truth(root / "masks" / name / file) for file in files]
+        lines += [f"images/{name}/{file}\n" for file in files]
+    (root / "test.txt").write_text("".join(lines))
+    expected = literal.tsmsa_figures(maps, truths)
+    assert_telling(expected, maps)
+    official = official_file(tmp_path, weights)
+    found = published_figures(tmp_path, model, "NUDT-MIRSDT", root, "--official", official, *flags)
+    assert_equal(found["all"], expected)
+
+
+# ---------------------------------------------------------------- RPRNet
+
+
+class Brightness(nn.Module):
+    """In place of RPRNet: what is bright in the key frame, a little less so where it was or will be."""
+
+    def forward(self, clip: Tensor) -> dict[str, Tensor]:
+        earliest, _, key, _, _, latest = clip[:, :1].unbind(2)
+        return {"logits": 3 * (key - 1.5) - 0.5 * (earliest + 1) - 0.25 * (latest + 1)}
+
+    def decode(self, raw: dict[str, Tensor]) -> Tensor:
+        return torch.sigmoid(raw["logits"])
+
+
+@contextmanager
+def registered(name: str, network: type[nn.Module], recipe: dict):
+    """Inside `with`, a network without weights has a name and a recipe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODELS, "_entries", dict(MODELS._entries))
+        patch.setattr(MODELS, "_folded", dict(MODELS._folded))
+        register_model(name, recipe=recipe, rename={})(network)
+        yield
+
+
+def rprnet_scene(
+    frames: int, height: int, width: int, seed: int
+) -> tuple[np.ndarray, list[list[tuple[int, int]]]]:
+    """Frames and places of three targets each, one of them at the left border; false alarms blink."""
+    draw, size = np.random.default_rng(seed), np.array((height, width))
+    video, places = scene(frames, height, width, seed).clip(0, 160), []
+    for frame in video:
+        targets = [(int(row), int(col)) for row, col in draw.uniform(4, size - 4, (2, 2))]
+        targets.append((int(draw.integers(4, height - 4)), 1))
+        for row, col in [*targets, *draw.integers(4, size - 4, (2, 2))]:
+            row, col = row + draw.integers(-2, 3), max(col + draw.integers(-3, 4), 1)
+            frame[row - 1 : row + 2, col - 1 : col + 2] = 250
+        places.append(targets)
+    return video, places
+
+
+def rprnet_maps(folder: Path, side: int, step: Callable) -> list[np.ndarray]:
+    """Probabilities of a sequence at the size of its files."""
+    size = Image.open(next(folder.iterdir())).size
+    inside = probabilities(step, literal.rprnet_clips(folder, side))
+    return [literal.rprnet_way_back(p, *size) for p in inside]
+
+
+def rprnet_truths(folder: Path, side: int) -> list[np.ndarray]:
+    paths = sorted(folder.iterdir())
+    size = Image.open(paths[0]).size
+    return [literal.rprnet_way_back(literal.rprnet_truth(path, side), *size) for path in paths]
+
+
+def write_list(root: Path, *folders: str) -> None:
+    """test.txt with a line for each frame in these folders."""
+    lines = (f"{folder}/{path.name}\n" for folder in folders for path in sorted((root / folder).iterdir()))
+    (root / "test.txt").write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "side"),
+    [(98, 71, 64), (61, 47, 64), (347, 210, 256)],  # float32 cuts another rectangle; 256 is the recipe's
+)
+def test_rprnet_letterbox_and_counting(width, height, side, tmp_path):
+    """NUDT-MIRSDT in RPRNet's layout, with numbers that are missing and targets in the first columns."""
+    root, network, maps, truths = tmp_path / "NUDT-MIRSDT", Brightness(), [], []
+    sequences = {"Sequence85": [1, 2, 3, 6, 7, 8, 9], "Sequence94": [1, 2]}
+    for seed, (name, numbers) in enumerate(sequences.items()):
+        video, places = rprnet_scene(len(numbers), height, width, seed)
+        masks = [mask_of(targets, (height, width), side=3) for targets in places]
+        files = [f"{number:05d}.png" for number in numbers]
+        write_images(root / name / "images", video, files)
+        write_images(root / name / "masks", masks, files)
+        maps += rprnet_maps(root / name / "images", side, lambda clip, _: network(clip))
+        truths += rprnet_truths(root / name / "masks", side)
+    write_list(root, *(f"{name}/images" for name in sequences))
+    expected = literal.rprnet_figures(maps, truths)
+    assert_telling(expected, maps)
+    with registered("Brightness", Brightness, RPRNET_RECIPE):
+        flags = () if side == 256 else ("--set", f"view.letterbox={side}")
+        found = published_figures(tmp_path, "Brightness", "NUDT-MIRSDT", root, *flags)
+    assert_equal(found["all"], expected)
+
+
+@pytest.mark.parametrize(("side", "bias"), [(32, 13.2), pytest.param(256, 13.2, marks=pytest.mark.slow)])
+def test_rprnet(side, bias, tmp_path):
+    """Its own network, at a small size and at that of the recipe."""
+    head = "MultiScaleSegHead."
+    weights = weights_of("rprnet.npz", {f"{head}out": 60.0}, {f"{head}fuse.bias": bias})
+    root, folder, files = tmp_path / "NUDT-MIRSDT", "Sequence94/images", ["00001.png", "00002.png"]
+    write_images(root / folder, scene(2, 71, 98, seed=7), files)
+    maps = rprnet_maps(root / folder, side, detector("RPRNet", weights)())
+    draw = np.random.default_rng(1)
+    masks = [mask_of([*places_of_targets(p, p.shape, draw), (20, 1)], p.shape, side=3) for p in maps]
+    write_images(root / "Sequence94/masks", masks, files)
+    write_list(root, folder)
+    expected = literal.rprnet_figures(maps, rprnet_truths(root / "Sequence94/masks", side))
+    assert_telling(expected, maps)
+    flags = ("--official", official_file(tmp_path, weights), "--set", f"view.letterbox={side}")
+    found = published_figures(tmp_path, "RPRNet", "NUDT-MIRSDT", root, *flags)
+    assert_equal(found["all"], expected)
+
+
+# ---------------------------------------------------------------- DeepPro and DTUM
+
+LOW, HIGH = "Sequence47", "Sequence85"  # of the published subsets
+
+
+def write_nudt_frames(root: Path, scenes: dict[str, tuple[int, int, int, int]]) -> None:
+    """Frames in DTUM's and DeepPro's layout, and the list with its lines of .mat files.
+
+    scenes: frames, height, width and seed by sequence
+    """
+    lines = []
+    for name, shape in scenes.items():
+        stems = [f"{number:05d}" for number in range(1, shape[0] + 1)]
+        write_images(root / name / "images", scene(*shape), [f"{stem}.png" for stem in stems])
+        lines += [f"{name}/Mix/{stem}.mat\n" for stem in stems]
+    (root / "test.txt").write_text("".join(lines))
+
+
+def write_nudt_truth(root: Path, name: str, maps: list[np.ndarray], every: int = 1) -> None:
+    """Masks and centroid maps of a sequence: on, beside and far from the responses, and at two borders.
+
+    every: of so many frames, one has targets
+    """
+    draw = np.random.default_rng(len(maps))
+    files = [path.name for path in sorted((root / name / "images").iterdir())]
+    places = [places_of_targets(p, p.shape, draw) for p in maps]
+    places = [targets if frame % every == 0 else [] for frame, targets in enumerate(places)]
+    for frame, border in ((0, (0, 7)), (every, (9, 2)), (every, (3, 15)), (2 * every, (12, 1))):
+        places[frame].append(border)
+    for kind, side in (("masks", 3), ("masks_centroid", 1)):
+        images = [mask_of(targets, p.shape, side) for targets, p in zip(places, maps, strict=True)]
+        write_images(root / name / kind, images, files)
+
+
+def truth_files(root: Path, name: str, kind: str) -> list[Path]:
+    return sorted((root / name / kind).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "stored", "head", "factor", "bias"),
+    [
+        ("DeepPro", "deeppro.npz", "final.", 10.0, -0.83660),
+        ("DeepPro-Plus", "deepproplus.npz", "conv_out2.", 6.0, -13.96446),
+    ],
+)
+def test_deeppro(model, stored, head, factor, bias, tmp_path):
+    """Windows of 40 frames that overlap, fused by their maximum; 27 thresholds; both subsets."""
+    weights = weights_of(stored, {head: factor}, {f"{head}bias": bias})
+    new_video = detector(model, weights)
+    root = tmp_path / "NUDT-MIRSDT"
+    write_nudt_frames(root, {LOW: (47, 29, 37, 1), HIGH: (40, 33, 30, 2)})
+    frames = {}
+    for name in (LOW, HIGH):
+        step, windows = new_video(), literal.deeppro_windows(root / name / "images", 40)
+        found = [
+            (torch.sigmoid(step(clip, list(range(start, stop)))["logits"])[0].numpy(), start)
+            for clip, start, stop in windows
+        ]
+        maps = list(literal.deeppro_fusion(found))
+        write_nudt_truth(root, name, maps, every=4)
+        centroids = [literal.centroid_truth(path) for path in truth_files(root, name, "masks_centroid")]
+        masks = [literal.binary_mask(path) for path in truth_files(root, name, "masks")]
+        frames[name] = (maps, centroids, masks)
+    frames["all"] = tuple(low + high for low, high in zip(frames[LOW], frames[HIGH], strict=True))
+    flags = ("--official", official_file(tmp_path, weights))
+    found = published_figures(tmp_path, model, "NUDT-MIRSDT", root, *flags)
+    for group, name in (("all", "all"), ("SNR<=3", LOW), ("SNR>3", HIGH)):
+        expected = literal.deeppro_figures(*frames[name])
+        assert_telling(expected, frames[name][0])
+        assert_equal(found[group], expected)
+
+
+@pytest.mark.parametrize(("canvas", "frames"), [(64, 7), pytest.param(512, 3, marks=pytest.mark.slow)])
+def test_dtum(canvas, frames, tmp_path):
+    """History of repeated first frames, a canvas of zeros, centroids as truth, 50 thresholds."""
+    head = "DTUM.final.4."
+    weights = weights_of("dtum.npz", {head: 0.03}, {f"{head}bias": -7.19867})
+    new_video = detector("ResUNet-DTUM", weights)
+    root = tmp_path / "NUDT-MIRSDT"
+    shapes = {LOW: (frames, 48, 64, 3), HIGH: (frames, 55, 37, 4)}
+    write_nudt_frames(root, shapes)
+    maps, centroids = {}, {}
+    for name, (_, height, width, _) in shapes.items():
+        whole = probabilities(new_video(), literal.dtum_clips(root / name / "images", canvas))
+        maps[name] = [p[:height, :width] for p in whole]
+        write_nudt_truth(root, name, maps[name])
+        centroids[name] = [literal.centroid_truth(path) for path in truth_files(root, name, "masks_centroid")]
+    maps["all"], centroids["all"] = maps[LOW] + maps[HIGH], centroids[LOW] + centroids[HIGH]
+    flags = ("--official", official_file(tmp_path, weights), "--set", f"view.canvas={canvas}")
+    found = published_figures(tmp_path, "ResUNet-DTUM", "NUDT-MIRSDT", root, *flags)
+    assert len(literal.DTUM_THRESHOLDS) == 50
+    for group, name in (("all", "all"), ("SNR<=3", LOW), ("SNR>3", HIGH)):
+        expected = literal.dtum_figures(maps[name], centroids[name])
+        assert_telling(expected, maps[name])
+        assert_equal(found[group], expected)
