@@ -142,7 +142,9 @@ def box_figures(
     ranked = []
     for number in sorted(truth):
         best = sorted(found[number], key=lambda detection: -detection[1])[:MAX_DETECTIONS]
-        ranked += [(detection[1], hit) for detection, hit in zip(best, matched(best, truth[number]), strict=True)]
+        ranked += [
+            (detection[1], hit) for detection, hit in zip(best, matched(best, truth[number]), strict=True)
+        ]
     ranked.sort(key=lambda entry: -entry[0])
     targets = sum(map(len, truth.values()))
     recalls, precisions, true = [], [], 0

@@ -2,8 +2,8 @@
 
 Per paper: a tiny data set in the published layout, a file of weights in the published form, one call of the
 command with the defaults, and every published figure of eval.json against the literal form of the published
-evaluation in literal_evaluations.py and literal_boxes.py. Only the network is ours in both; parity tests prove
-it by itself. It is called clip by clip in the way test.py calls it, so that no figure hangs on rounding.
+evaluation in literal_evaluations.py and literal_boxes.py. Only the network is ours in both; parity tests
+prove it by itself. It is called clip by clip as test.py calls it, so that no figure hangs on rounding.
 
 Counts are equal. RATIO is for what is a quotient or a sum of the same counts: float64 in another order, and
 the 2.2e-16 that the papers add to what they divide by.
@@ -27,12 +27,19 @@ import test
 from model import create_model
 from model.rprnet import RECIPE as RPRNET_RECIPE
 from utils.checkpoint import load_official
+from utils.engine import candidates
 from utils.registry import MODELS, register_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RATIO = 1e-9
 MARGIN = 1e-5  # of probabilities to the threshold 0.5, ten times what another order of sums changes
+
+
+@pytest.fixture(autouse=True)
+def no_dry_run(monkeypatch):
+    """On frames this small it takes longer than all the rest, and no figure comes from it."""
+    monkeypatch.setattr(candidates, "dry_run", lambda *_: None)
 
 
 # ---------------------------------------------------------------- data
@@ -100,17 +107,16 @@ def weights_of(stored: str, factors: dict[str, float], biases: dict[str, float])
     return weights
 
 
-def detector(name: str, weights: dict[str, Tensor], **options) -> Callable[[], Callable]:
-    """Gives, for a video, a function of (clip, the places of its frames) with the network's raw output."""
+def network_of(name: str, weights: dict[str, Tensor], **options) -> nn.Module:
     network = create_model(name, **options)
     load_official(network, weights)
-    network.eval()
+    return network.eval()
 
-    def new_video() -> Callable[[Tensor, list[int]], dict]:
-        step = network.stream() if hasattr(network, "stream") else lambda clip, _: network(clip)
-        return lambda clip, places: torch.inference_mode()(step)(clip, places)
 
-    return new_video
+def video_of(network: nn.Module) -> Callable[[Tensor, list[int]], dict]:
+    """For the clips of one video, the network's raw output of (clip, the places of its frames)."""
+    step = network.stream() if hasattr(network, "stream") else lambda clip, _: network(clip)
+    return torch.inference_mode()(step)
 
 
 def probabilities(step: Callable, clips: Iterable[literal.Clip]) -> list[np.ndarray]:
@@ -176,7 +182,7 @@ def test_tsmsa_and_its_single_frame_networks(model, stored, frames, factor, bias
     """NUDT-MIRSDT in TSMSA's layout, scored at 512x512, where 3 pixels are 1 or 2 of the files."""
     head = "model.head.block.4."
     weights = weights_of(stored, {head: factor}, {f"{head}bias": bias})
-    network = detector(model, weights, **({"blocks": "depthwise"} if flags else {}))
+    network = network_of(model, weights, **({"blocks": "depthwise"} if flags else {}))
     root, draw = tmp_path / "NUDT-MIRSDT", np.random.default_rng(3)
     maps, truths, lines = [], [], []
     for name, (count, height, width, seed) in TSMSA_SCENES.items():
@@ -184,7 +190,7 @@ def test_tsmsa_and_its_single_frame_networks(model, stored, frames, factor, bias
         write_images(root / "images" / name, scene(count, height, width, seed), files)
         statistics = literal.TSMSA_STATISTICS["NUDT-MIRSDT"]
         clips = literal.tsmsa_clips(root / "images" / name, frames, *statistics)
-        found = probabilities(network(), clips)
+        found = probabilities(video_of(network), clips)
         masks = [mask_of(places_of_targets(p, (height, width), draw), (height, width)) for p in found]
         write_images(root / "masks" / name, masks, files)
         maps += found
@@ -289,7 +295,7 @@ def test_rprnet(side, bias, tmp_path):
     weights = weights_of("rprnet.npz", {f"{head}out": 60.0}, {f"{head}fuse.bias": bias})
     root, folder, files = tmp_path / "NUDT-MIRSDT", "Sequence94/images", ["00001.png", "00002.png"]
     write_images(root / folder, scene(2, 71, 98, seed=7), files)
-    maps = rprnet_maps(root / folder, side, detector("RPRNet", weights)())
+    maps = rprnet_maps(root / folder, side, video_of(network_of("RPRNet", weights)))
     draw = np.random.default_rng(1)
     masks = [mask_of([*places_of_targets(p, p.shape, draw), (20, 1)], p.shape, side=3) for p in maps]
     write_images(root / "Sequence94/masks", masks, files)
@@ -349,12 +355,12 @@ def truth_files(root: Path, name: str, kind: str) -> list[Path]:
 def test_deeppro(model, stored, head, factor, bias, tmp_path):
     """Windows of 40 frames that overlap, fused by their maximum; 27 thresholds; both subsets."""
     weights = weights_of(stored, {head: factor}, {f"{head}bias": bias})
-    new_video = detector(model, weights)
+    network = network_of(model, weights)
     root = tmp_path / "NUDT-MIRSDT"
     write_nudt_frames(root, {LOW: (47, 29, 37, 1), HIGH: (40, 33, 30, 2)})
     frames = {}
     for name in (LOW, HIGH):
-        step, windows = new_video(), literal.deeppro_windows(root / name / "images", 40)
+        step, windows = video_of(network), literal.deeppro_windows(root / name / "images", 40)
         found = [
             (torch.sigmoid(step(clip, list(range(start, stop)))["logits"])[0].numpy(), start)
             for clip, start, stop in windows
@@ -378,13 +384,13 @@ def test_dtum(canvas, frames, tmp_path):
     """History of repeated first frames, a canvas of zeros, centroids as truth, 50 thresholds."""
     head = "DTUM.final.4."
     weights = weights_of("dtum.npz", {head: 0.03}, {f"{head}bias": -7.19867})
-    new_video = detector("ResUNet-DTUM", weights)
+    network = network_of("ResUNet-DTUM", weights)
     root = tmp_path / "NUDT-MIRSDT"
     shapes = {LOW: (frames, 48, 64, 3), HIGH: (frames, 55, 37, 4)}
     write_nudt_frames(root, shapes)
     maps, centroids = {}, {}
     for name, (_, height, width, _) in shapes.items():
-        whole = probabilities(new_video(), literal.dtum_clips(root / name / "images", canvas))
+        whole = probabilities(video_of(network), literal.dtum_clips(root / name / "images", canvas))
         maps[name] = [p[:height, :width] for p in whole]
         write_nudt_truth(root, name, maps[name])
         centroids[name] = [literal.centroid_truth(path) for path in truth_files(root, name, "masks_centroid")]
@@ -396,3 +402,169 @@ def test_dtum(canvas, frames, tmp_path):
         expected = literal.dtum_figures(maps[name], centroids[name])
         assert_telling(expected, maps[name])
         assert_equal(found[group], expected)
+
+
+# ---------------------------------------------------------------- RFR
+
+
+def frame_by_frame(step: Callable) -> Callable[[Tensor, int], Tensor]:
+    """Probabilities [1, 1, H, W] of (frame [1, 1, H, W], its place)."""
+    return lambda frame, place: torch.sigmoid(step(frame[:, :, None], [place])["logits"])
+
+
+def test_rfr(tmp_path):
+    """IRSatVideo-LEO: a state that runs through a video longer than a clip of training, and starts anew."""
+    head = "model.detection_head.final."
+    weights = weights_of("rfr.npz", {head: 0.3}, {f"{head}bias": 4.96380})
+    network = network_of("ResUNet-RFR", weights)
+    root, maps, truths = tmp_path / "IRSatVideo-LEO", [], []
+    shapes = {"0001": (22, 30, 31, 5), "0002": (3, 33, 27, 6)}
+    for name, (count, height, width, seed) in shapes.items():
+        files = [f"{number:04d}.png" for number in range(count)]
+        video = (scene(count, height, width, seed) // 3 + 40).astype(np.uint8)
+        write_images(root / "images" / name, video, files)
+        found = literal.rfr_maps(root / "images" / name, frame_by_frame(video_of(network)))
+        draw = np.random.default_rng(count)
+        masks = [mask_of(places_of_targets(p, p.shape, draw), p.shape) for p in found]
+        write_images(root / "masks" / name, masks, files)
+        maps += found
+        truths += [literal.rfr_truth(path) for path in sorted((root / "masks" / name).iterdir())]
+    (root / "video_idx").mkdir()
+    (root / "video_idx" / "test_IRSatVideo-LEO.txt").write_text("".join(f"{name}\n" for name in shapes))
+    expected = literal.rfr_figures(maps, truths)
+    assert_telling(expected, maps)
+    flags = ("--official", official_file(tmp_path, weights))
+    found = published_figures(tmp_path, "ResUNet-RFR", "IRSatVideo-LEO", root, *flags)
+    assert_equal(found["all"], expected)
+    pixels = literal.centroid_matching([p > 0.5 for p in maps], [t > 0 for t in truths], "pixels")
+    assert expected["false"] < pixels["false"]  # some are forgiven for their area
+
+
+# ---------------------------------------------------------------- STMENet, SMFNet, SSTNet
+
+WANTED = ((0.5, 0.6), (0.5, 0.6), (0.4, 0.3), (0.4, 0.3), (-1.5, 2.0), (0.5, 1.5))  # mean and std of raw
+
+
+def trained_head(weights: dict[str, Tensor], raw: list[np.ndarray]) -> dict[str, Tensor]:
+    """The weights with a head in a trained range, by its raw output [6, h, w] of frames before."""
+    weights = {name: value.clone() for name, value in weights.items()}
+    rows = [("head.reg_preds.0", row) for row in range(4)]
+    rows += [("head.obj_preds.0", 0), ("head.cls_preds.0", 0)]
+    for channel, (name, row) in enumerate(rows):
+        values = np.stack([frame[channel] for frame in raw])
+        mean, std = WANTED[channel]
+        factor = std / float(values.std())
+        weights[f"{name}.weight"][row] *= factor
+        bias = weights[f"{name}.bias"]
+        bias[row] = factor * (bias[row] - float(values.mean())) + mean
+    return weights
+
+
+def raw_output(step: Callable, path: Path, side: int) -> np.ndarray:
+    return step(*boxes.box_clip(path, side))["head"][0][0].numpy()
+
+
+def corrected(
+    kept: list[tuple[float, ...]], side: int, size: tuple[int, int], correct: Callable
+) -> list[tuple[list[float], float]]:
+    """(box left, top, width, height; score) in the pixels of an image of `size` (width, height)."""
+    return [(correct(box, side, *size), box[4]) for box in kept]
+
+
+def annotated(found: list[tuple[list[float], float]], size: tuple[int, int], frame: int) -> list[list[int]]:
+    """Whole-numbered boxes on and beside some of what was found, and one anywhere; none in the frame 2."""
+    if frame == 2:
+        return []
+    draw = np.random.default_rng(frame)
+    near = [np.rint(np.array(found[k][0]) + draw.uniform(-1, 1, 4)) for k in (0, 1, 2, 4, 8)]
+    rows = [(x, y, x + w, y + h) for x, y, w, h in near] + [(8, 5, 14, 11)]
+    width, height = size
+    rows = [(max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)) for x1, y1, x2, y2 in rows]
+    rows = [(int(x1), int(y1), int(x2 - x1), int(y2 - y1)) for x1, y1, x2, y2 in rows]
+    return [list(row) for row in dict.fromkeys(rows) if min(row[2:]) >= 2]
+
+
+def write_annotations(root: Path, name: str, truth: dict[str, list[list[int]]]) -> Path:
+    """The published list, with the paths of its authors' machine, and the published json."""
+    lines, entries = [], []
+    for number, (file, rows) in enumerate(truth.items()):
+        fields = [f"{x},{y},{x + w},{y + h},0" for x, y, w, h in rows]
+        lines.append(" ".join([f"/home/public/{name}/{file}", *fields]) + "\n")
+        for x, y, w, h in rows:
+            box = {"image_id": number, "bbox": [float(x), float(y), w, h], "area": float(w * h)}
+            entries.append({"id": len(entries), "category_id": 1, "iscrowd": 0, "segmentation": [[]], **box})
+    sizes = [Image.open(root / file).size for file in truth]
+    images = [
+        {"id": number, "file_name": file, "width": width, "height": height}
+        for number, (file, (width, height)) in enumerate(zip(truth, sizes, strict=True))
+    ]
+    (root / f"coco_val_{name}.txt").write_text("".join(lines))
+    (root / "json").mkdir()
+    path = root / "json" / f"{name}_instances_test2017.json"
+    categories = [{"supercategory": "none", "id": 1, "name": "target"}]
+    path.write_text(json.dumps({"images": images, "annotations": entries, "categories": categories}))
+    return path
+
+
+BOX_SCENES = ((4, 47, 61, 9), (3, 83, 50, 10))  # frames, height, width, seed
+
+
+def write_video(root: Path, folder: str, shape: tuple[int, int, int, int]) -> list[str]:
+    """The paths of its frames in the data set."""
+    names = [f"{number}.bmp" for number in range(shape[0])]
+    write_images(root / folder, scene(*shape), names)
+    return [f"{folder}/{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("model", "stored", "dataset", "options", "side", "folders"),
+    [
+        ("STMENet", "stmenet_irdst.npz", "IRDST", {"variant": "IRDST"}, 96, ("images/2", "images/10")),
+        ("SMFNet", "stmenet_itsdt.npz", "ITSDT-15K", {}, 96, ("images/58", "images/81")),
+        ("SSTNet", "sstnet.npz", "DAUB", {}, 96, ("images/test/data12", "images/test/data15")),
+        pytest.param(
+            *(
+                "STMENet",
+                "stmenet_itsdt.npz",
+                "DAUB",
+                {"variant": "DAUB"},
+                512,
+                ("images/test/data12", "images/test/data15"),
+            ),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_box_models(model, stored, dataset, options, side, folders, tmp_path):
+    """From frames of sizes that the letterbox truncates and the way back rounds, to AP50 and the formula."""
+    root = tmp_path / dataset
+    videos = [write_video(root, *video) for video in zip(folders, BOX_SCENES, strict=False)]
+    weights = published_weights(np.load(DATA / stored))
+    network = network_of(model, weights, **options)
+    step = torch.inference_mode()(lambda clip, _: network(clip))
+    weights = trained_head(weights, [raw_output(step, root / file, side) for file in videos[0]])
+    load_official(network, weights)
+    found, exact, rows = {}, {}, {}
+    for video in videos:
+        step = video_of(network)
+        for number, file in enumerate(video):
+            kept, size = boxes.suppressed(raw_output(step, root / file, side)), Image.open(root / file).size
+            found[file] = corrected(kept, side, size, boxes.published_correction)
+            exact[file] = corrected(kept, side, size, boxes.exact_correction)
+            rows[file] = annotated(found[file], size, number)
+    names, truth = boxes.annotations(write_annotations(root, dataset, rows))
+    assert set(names.values()) < set(found)  # a frame without a target is not run
+    assert max(map(len, found.values())) > boxes.MAX_DETECTIONS
+    expected, other = (
+        boxes.box_figures({number: kind[name] for number, name in names.items()}, truth)
+        for kind in (found, exact)
+    )
+    assert 0.1 < expected["ap50"] < 0.9 and 0 < expected["published_recall"] < 1
+    assert expected["ap50"] != pytest.approx(other["ap50"], abs=1e-4)  # the way back makes a difference
+    flags = ("--official", official_file(tmp_path, weights), "--set", f"view.letterbox={side}")
+    groups = published_figures(tmp_path, model, dataset, root, *flags)
+    curve = expected.pop("curve")
+    assert_equal(groups["all"], expected)
+    (table,) = (tmp_path / "log" / dataset / model).glob("*/pr_published.csv")
+    lines = table.read_text().splitlines()[1:]
+    assert [float(line.split(",")[-1]) for line in lines] == pytest.approx(curve, abs=RATIO)
