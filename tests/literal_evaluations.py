@@ -1,8 +1,8 @@
 """The published evaluations of the mask models, step by step as the papers' own code goes.
 
-Each paper: which files make a clip, the network's input, the way back to what is scored, the line between
-target and background, and the counting. Loops and slices are kept as published, defects included; nothing
-here is fast, and nothing is shared with the readers, views and metrics that it is compared with.
+Each paper: which files make a clip, the network's input, the way back to what is scored, and the line between
+target and background. Loops and slices are kept as published, defects included; nothing here is fast, and
+nothing is shared with the readers, views and metrics that it is compared with.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,86 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from literal_counting import (
+    DEEPPRO_THRESHOLDS,
+    DTUM_THRESHOLDS,
+    EPS,
+    area_under,
+    centroid_matching,
+    pooled_iou,
+    shooting_figures,
+)
 from PIL import Image
 from torch import Tensor
 
 Clip = tuple[Tensor, list[int]]  # the network's input [1, C, T, H, W], and the places of its frames
-Pixel = tuple[int, int]
-EPS = np.spacing(1)  # what the papers add to what they divide by
-
-
-# ---------------------------------------------------------------- components
-
-
-def components(pixels: np.ndarray) -> list[list[Pixel]]:
-    """The 8-connected components of what is not 0 in [H, W], in the raster order of their first pixels."""
-    free = {(int(row), int(col)): None for row, col in np.argwhere(pixels)}  # in raster order
-    found = []
-    for start in list(free):
-        if start not in free:
-            continue
-        del free[start]
-        component = [start]
-        for row, col in component:  # grows meanwhile
-            for near in ((row + i, col + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
-                if near in free:
-                    del free[near]
-                    component.append(near)
-        found.append(component)
-    return found
-
-
-def centroid(component: list[Pixel]) -> tuple[float, float]:
-    rows, cols = zip(*component, strict=True)
-    return sum(rows) / len(rows), sum(cols) / len(cols)
-
-
-def distance(a: tuple[float, float], b: tuple[float, float]) -> float:
-    return float(np.hypot(a[0] - b[0], a[1] - b[1]))
-
-
-# ---------------------------------------------------------------- Pd and Fa by components (BasicIRSTD)
-
-
-def centroid_matching(maps: Iterable, truths: Iterable, rule: str) -> dict[str, float]:
-    """Pd and Fa of predictions [H, W] of 0 and 1 against truths of 0 and 1.
-
-    A target takes the first response not yet taken whose centroid is nearer than 3 pixels.
-    rule: "pixels": false are the pixels of responses that were not taken; "areas": of those whose area is not
-          among the areas of the ones that were taken
-    """
-    true = targets = false = pixels = 0
-    for detected, truth in zip(maps, truths, strict=True):
-        responses = components(detected)
-        taken = []
-        for target in components(truth):
-            targets += 1
-            for response in responses:
-                if response in taken:
-                    continue
-                if distance(centroid(response), centroid(target)) < 3:
-                    taken.append(response)
-                    true += 1
-                    break
-        for response in responses:
-            if rule == "areas":
-                is_false = len(response) not in [len(other) for other in taken]
-            else:
-                is_false = response not in taken
-            false += len(response) if is_false else 0
-        pixels += detected.size
-    counts = {"true": true, "targets": targets, "false": false, "pixels": pixels}
-    return {**counts, "pd": true / targets, "fa": false / pixels}
-
-
-def pooled_iou(maps: Iterable, truths: Iterable) -> float:
-    """mIoU: one ratio over all frames, of predictions and truths of 0 and 1."""
-    intersection = union = 0
-    for detected, truth in zip(maps, truths, strict=True):
-        both = int(((detected == 1) & (truth == 1)).sum())
-        intersection += both
-        union += int(detected.sum()) + int(truth.sum()) - both
-    return intersection / (union + EPS)
 
 
 # ---------------------------------------------------------------- TSMSA, and the networks in its tables
@@ -110,12 +43,19 @@ def tsmsa_clips(folder: Path, frames: int, mean: float, std: float) -> Iterator[
 
     frames: 5, or 1 for the single-frame networks
     """
-    for number in range(len(list(folder.iterdir()))):
+    paths = {int(path.stem): path for path in folder.iterdir()}
+    for number in range(len(paths)):
         history = [max(number - back, 0) for back in range(frames - 1, -1, -1)]
-        images = [tsmsa_gray(folder / f"{n}.png").astype(np.float32) for n in history]
+        images = [tsmsa_gray(paths[n]).astype(np.float32) for n in history]
         images = [(image - mean) / std for image in images]
         # 512 is a multiple of what the networks ask for: nothing is padded, and nothing cut off afterwards.
         yield torch.from_numpy(np.stack(images))[None, None], history
+
+
+def tsmsa_statistics(paths: Iterable[Path]) -> tuple[float, float]:
+    """Of MWIRSTD, from all training frames: the means of the frames' own means and deviations."""
+    grays = [tsmsa_gray(path) for path in paths]
+    return float(np.mean([gray.mean() for gray in grays])), float(np.mean([gray.std() for gray in grays]))
 
 
 def tsmsa_truth(path: Path) -> np.ndarray:
@@ -235,61 +175,6 @@ def rprnet_roc(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, fl
     return {"f1_published": f1[5], "auc": area}
 
 
-def area_under(x: list[float], y: list[float]) -> float:
-    """Trapezoids, x falling."""
-    area = 0.0
-    for k in range(len(x) - 1):
-        area += (x[k] - x[k + 1]) * (y[k] + y[k + 1]) / 2
-    return area
-
-
-# ---------------------------------------------------------------- shooting rules (DTUM, DeepPro)
-
-DTUM_THRESHOLDS = [0, 1e-30, 1e-20, 1e-19, 1e-18, 1e-17, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10]
-DTUM_THRESHOLDS += [1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4]
-DTUM_THRESHOLDS += [0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.975, 0.98, 0.99, 0.995]
-DTUM_THRESHOLDS += [0.999, 0.9995, 0.9999, 0.99999, 0.999999, 0.9999999, 1]
-DEEPPRO_THRESHOLDS = [0, 1e-20, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.2, 0.3, 0.35, 0.4]
-DEEPPRO_THRESHOLDS += [0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1]
-
-
-def shooting_rules(p: np.ndarray, centroid_map: np.ndarray, threshold: float) -> tuple[int, int, int]:
-    """(false pixels, found targets, targets) of one frame. A slice whose start is negative is left so."""
-    detected = np.where(p < np.float64(threshold), 0, 1)
-    outside = np.ones_like(detected)
-    targets = components(centroid_map.astype(int))
-    found = 0
-    for target in targets:
-        is_found = False
-        for row, col in target:
-            outside[row - 4 : row + 5, col - 4 : col + 5] = 0
-            is_found = is_found or detected[row - 1 : row + 2, col - 1 : col + 2].sum() >= 1
-        found += is_found
-    return int((detected * outside).sum()), found, len(targets)
-
-
-def shooting_figures(
-    maps: list[np.ndarray], centroid_maps: list[np.ndarray], thresholds: list[float]
-) -> dict[str, float | list[int]]:
-    """Pd and Fa at 0.5 and the area under the curve of all thresholds, without end points."""
-    pixels = sum(p.size for p in maps)
-    false, true = [], []
-    for threshold in thresholds:
-        counts = [shooting_rules(*frame, threshold) for frame in zip(maps, centroid_maps, strict=True)]
-        false.append(sum(count[0] for count in counts))
-        true.append(sum(count[1] for count in counts))
-    targets = sum(count[2] for count in counts)
-    fa, pd = [count / pixels for count in false], [count / targets for count in true]
-    at = thresholds.index(0.5)
-    figures = {"pd": pd[at], "fa": fa[at], "auc": area_under(fa, pd), "true": true[at], "false": false[at]}
-    return {**figures, "targets": targets, "pixels": pixels, "curve_true": true, "curve_false": false}
-
-
-def centroid_truth(path: Path) -> np.ndarray:
-    """A map of the targets' centroids; not binarised."""
-    return np.array(Image.open(path), dtype=np.float64) / 255.0
-
-
 # ---------------------------------------------------------------- DTUM
 
 NUDT_MEAN, NUDT_STD = 105.4025, 26.6452  # DTUM's and DeepPro's
@@ -312,6 +197,11 @@ def dtum_clips(folder: Path, canvas: int) -> Iterator[Clip]:
         padded = np.zeros((5, canvas, canvas), np.float32)
         padded[:, :height, :width] = images
         yield torch.from_numpy(padded)[None, None].repeat(1, 3, 1, 1, 1), history
+
+
+def centroid_truth(path: Path) -> np.ndarray:
+    """A map of the targets' centroids; not binarised."""
+    return np.array(Image.open(path), dtype=np.float64) / 255.0
 
 
 def dtum_figures(maps: list[np.ndarray], centroid_maps: list[np.ndarray]) -> dict[str, float | list[int]]:
