@@ -109,7 +109,7 @@ def shooting_rules(p: np.ndarray, centroid_map: np.ndarray, threshold: float) ->
         is_found = False
         for row, col in target:
             outside[row - 4 : row + 5, col - 4 : col + 5] = 0
-            is_found = is_found or detected[row - 1 : row + 2, col - 1 : col + 2].sum() >= 1
+            is_found = is_found or bool(detected[row - 1 : row + 2, col - 1 : col + 2].sum() >= 1)
         found += is_found
     return int((detected * outside).sum()), found, len(targets)
 

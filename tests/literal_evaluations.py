@@ -199,6 +199,15 @@ def dtum_clips(folder: Path, canvas: int) -> Iterator[Clip]:
         yield torch.from_numpy(padded)[None, None].repeat(1, 3, 1, 1, 1), history
 
 
+def dtum_satvideo_clips(folder: Path) -> Iterator[Clip]:
+    """The same of SatVideoIRSDT: no canvas; before each of the first four come those after it, reversed."""
+    paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    for key in range(len(paths)):
+        others = [key - back for back in (4, 3, 2, 1)] if key >= 4 else [key + on for on in (4, 3, 2, 1)]
+        images = np.stack([gray(paths[n], 105.31, 26.08) for n in (*others, key)])
+        yield torch.from_numpy(images)[None, None].repeat(1, 3, 1, 1, 1), [*others, key]
+
+
 def centroid_truth(path: Path) -> np.ndarray:
     """A map of the targets' centroids; not binarised."""
     return np.array(Image.open(path), dtype=np.float64) / 255.0

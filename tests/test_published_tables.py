@@ -270,6 +270,31 @@ def test_dtum(canvas, frames, tmp_path):
         assert_equal(found[group], expected)
 
 
+def test_dtum_on_satvideo_irsdt(tmp_path):
+    """Constants of the test alone, a reversed future in place of a history, masks as truth."""
+    head = "DTUM.final.4."
+    weights = weights_of("dtum.npz", {head: 0.03}, {f"{head}bias": -7.19867})
+    network = network_of("ResUNet-DTUM", weights)
+    root, draw, maps, truths = tmp_path / "SatVideoIRSDT", np.random.default_rng(2), [], []
+    shapes = {"000001": (9, 48, 40, 8), "000002": (8, 40, 64, 9)}
+    for name, shape in shapes.items():
+        files = [f"{number:06d}.png" for number in range(1, shape[0] + 1)]
+        write_images(root / "val" / name / "img", scene(*shape), files)
+        found = probabilities(video_of(network), literal.dtum_satvideo_clips(root / "val" / name / "img"))
+        masks = [mask_of(places_of_targets(p, p.shape, draw), p.shape) // 255 * 3 for p in found]
+        write_images(root / "val" / name / "mask", masks, files)
+        maps += found
+        truths += [literal.binary_mask(path) for path in truth_files(root / "val", name, "mask")]
+    lines = [
+        f"dataset/SatVideoIRSDT/val/{name}/img/{number:06d}.png\n" for name in shapes for number in (1, 2)
+    ]
+    (root / "val_list.txt").write_text("".join(lines))
+    expected = literal.dtum_figures(maps, truths)
+    assert_telling(expected, maps)
+    flags = ("--official", official_file(tmp_path, weights))
+    assert_equal(published_figures(tmp_path, "ResUNet-DTUM", "SatVideoIRSDT", root, *flags)["all"], expected)
+
+
 # ---------------------------------------------------------------- RFR
 
 
