@@ -96,7 +96,7 @@ def write_annotations(root: Path, name: str, truth: dict[str, list[list[int]]]) 
     return path
 
 
-BOX_SCENES = {  # by the side of the letterbox: frames, height, width, seed; the second are IRDST's own
+BOX_SCENES = {  # by the side of the letterbox: frames, height, width (992x742 is that of IRDST), seed
     96: ((4, 47, 61, 13), (3, 83, 50, 14)),
     512: ((4, 742, 992, 1), (2, 509, 655, 2)),
 }
