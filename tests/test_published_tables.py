@@ -159,8 +159,8 @@ def test_rprnet(width, height, side, bias, tmp_path):
     """Its own network, at a small size and at that of the recipe."""
     head = "MultiScaleSegHead."
     weights = weights_of("rprnet.npz", {f"{head}out": 60.0}, {f"{head}fuse.bias": bias})
-    root, folder, files = tmp_path / "NUDT-MIRSDT", "Sequence94/images", ["00001.png", "00002.png"]
-    write_images(root / folder, scene(2, height, width, seed=7), files)
+    root, folder, files = tmp_path / "NUDT-MIRSDT", "Sequence94/images", ["00001.png"]
+    write_images(root / folder, scene(1, height, width, seed=7), files)
     maps = rprnet_maps(root / folder, side, video_of(network_of("RPRNet", weights)))
     draw = np.random.default_rng(1)
     masks = [mask_of([*places_of_targets(p, p.shape, draw), (20, 1)], p.shape, side=3) for p in maps]
