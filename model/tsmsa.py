@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.layers.conv_lstm import ConvLSTM, CrossSliceLSTM
 from model.layers.conv_norm import ConvNorm, folded_copy
-from model.layers.single_frame import FCN_HEAD_RENAME, FCNHead
+from model.layers.single_frame import FCN_HEAD_RENAME, TSMSA_STATISTICS, FCNHead
 from model.layers.yolox import BaseConv
 from utils.errors import UserError
 from utils.recipe.fields import Facts
@@ -249,7 +249,7 @@ RECIPE = {
     "scoring": {"paper": "TSMSA", "best": "iou+pd"},
     "runtime": {"seed": 42},
     "datasets": {
-        "NUDT-MIRSDT": {"view": {"mean": 105.98960876464844, "std": 25.601680755615234}},
+        "NUDT-MIRSDT": {"view": TSMSA_STATISTICS},
         "MWIRSTD": {"optimisation": {"epochs": 300, "schedule_options": {"milestones": (150, 225)}}},
     },
 }

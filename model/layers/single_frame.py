@@ -50,6 +50,8 @@ FCN_HEAD_RENAME = {  # published names -> ours
     r"head\.block\.4\.": "head.out.",
 }
 
+TSMSA_STATISTICS = {"mean": 105.98960876464844, "std": 25.601680755615234}  # of NUDT-MIRSDT, by its loaders
+
 # Trained as in BasicIRSTD, on frames as they are, and tested as in TSMSA's tables, on frames of 512x512;
 # tested as in BasicIRSTD, too, by --set scoring.paper=BasicIRSTD --set view.test_resize=None.
 BASIC_IRSTD_RECIPE = {
@@ -82,4 +84,5 @@ BASIC_IRSTD_RECIPE = {
     },
     "scoring": {"paper": "TSMSA", "best": "iou+pd"},
     "runtime": {"seed": 42},
+    "datasets": {"NUDT-MIRSDT": {"view": TSMSA_STATISTICS}},
 }
