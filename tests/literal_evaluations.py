@@ -64,11 +64,19 @@ def tsmsa_truth(path: Path) -> np.ndarray:
     return mask[:, :, 0] if mask.ndim == 3 else mask
 
 
-def tsmsa_figures(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
-    """Of probabilities and truths [512, 512]."""
-    detected = [(p > 0.5).astype(int) for p in maps]
-    truths = [truth.astype(int) for truth in truths]
-    return {**centroid_matching(detected, truths, "pixels"), "iou": pooled_iou(detected, truths)}
+def tsmsa_figures(
+    maps: list[np.ndarray], truths: list[np.ndarray], size: tuple[int, int] = (TSMSA_SIZE, TSMSA_SIZE)
+) -> dict[str, float]:
+    """Of probabilities and truths [512, 512].
+
+    size: that the script takes all frames to have, by which it cuts both and counts the pixels of Fa
+    """
+    height, width = size
+    detected = [(p > 0.5).astype(int)[:height, :width] for p in maps]
+    truths = [truth.astype(int)[:height, :width] for truth in truths]
+    found = {**centroid_matching(detected, truths, "pixels"), "iou": pooled_iou(detected, truths)}
+    pixels = height * width * len(maps)
+    return {**found, "pixels": pixels, "fa": found["false"] / pixels}
 
 
 # ---------------------------------------------------------------- RPRNet

@@ -87,7 +87,10 @@ def test_tsmsa_and_its_single_frame_networks(model, stored, head, factor, bias, 
 
 
 def test_tsmsa_on_mwirstd(tmp_path):
-    """Test frames are normalised by one mean and one deviation of all training frames."""
+    """Test frames are normalised by one mean and one deviation of all training frames.
+
+    They are cut as if they still had the size of the files, by whose pixels Fa is divided as well.
+    """
     root, size = tmp_path / "MWIRSTD", (509, 655)
     for name, frames, gain in (("1", 3, 0.7), ("2", 2, 0.5), ("15", 6, 1.0)):
         video, places = bright_scene(frames, *size, seed=int(name))
@@ -101,9 +104,8 @@ def test_tsmsa_on_mwirstd(tmp_path):
     network = Brightness(4, 7.0)
     clips = literal.tsmsa_clips(root / "images" / "15", 5, *literal.tsmsa_statistics(training))
     maps = probabilities(lambda clip, _: network(clip), clips)
-    expected = literal.tsmsa_figures(
-        maps, [literal.tsmsa_truth(root / "masks" / "15" / f"{number}.png") for number in range(6)]
-    )
+    truths = [literal.tsmsa_truth(root / "masks" / "15" / f"{number}.png") for number in range(6)]
+    expected = literal.tsmsa_figures(maps, truths, size)
     assert_telling(expected, maps)
     with registered("Brightness", lambda: network, TSMSA_RECIPE):
         found = published_figures(tmp_path, "Brightness", "MWIRSTD", root)
