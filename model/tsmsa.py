@@ -250,7 +250,10 @@ RECIPE = {
     "runtime": {"seed": 42},
     "datasets": {
         "NUDT-MIRSDT": {"view": {"mean": 105.98960876464844, "std": 25.601680755615234}},
-        "MWIRSTD": {"optimisation": {"epochs": 300, "schedule_options": {"milestones": (150, 225)}}},
+        "MWIRSTD": {
+            "view": {"statistics": "train"},
+            "optimisation": {"epochs": 300, "schedule_options": {"milestones": (150, 225)}},
+        },
     },
 }
 

@@ -82,4 +82,5 @@ BASIC_IRSTD_RECIPE = {
     },
     "scoring": {"paper": "TSMSA", "best": "iou+pd"},
     "runtime": {"seed": 42},
+    "datasets": {"MWIRSTD": {"view": {"statistics": "train"}}},  # for which no constants are published
 }
