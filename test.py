@@ -11,6 +11,7 @@ from typing import Any
 from dataset import SequenceSet, create_dataset
 from dataset.cache import cache_folder, fill_caches
 from dataset.check.warn import tell
+from dataset.prepare import prepared
 from dataset.published import standing
 from dataset.video import TestVideo
 from metrics.papers import published_rows, refuse_unpublished
@@ -68,10 +69,10 @@ class Test:
 def build_test(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> Test:
     """All parts of a test. Raises UserError for what cannot work; nothing is written yet."""
     recipe = candidate.recipe(data.name, typed_settings(args))
-    if note := candidate.note(data.name, recipe):
-        print(f"note: {note}")
+    candidate.tell(data.name, recipe)
     lines = recipe_lines(recipe, list(dict.fromkeys(args.protocols)), data.name)
     cache = cache_folder(args.cache_dir) if args.cache else None
+    recipe = recipe if candidate.saved else prepared(recipe, data, cache)
     videos = [TestVideo(sequence, data, recipe.view, cache) for sequence in data]
     candidate.try_out(recipe, create_model, videos)
     return Test(candidate, data, recipe, lines, videos, Runtime.of(recipe.runtime))

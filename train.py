@@ -10,6 +10,7 @@ from dataset import SequenceSet, create_dataset
 from dataset.cache import cache_folder, fill_caches
 from dataset.check.warn import tell
 from dataset.clips import EpochBatches, TrainingClips, ValidationClips
+from dataset.prepare import prepared
 from dataset.sequence import SOURCES
 from dataset.video import TestVideo
 from loss import create_loss
@@ -68,6 +69,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     data = {"training": training.fingerprint, "validation": held.fingerprint}
     if saved:
         saved.check_data(data)
+    recipe = prepared(recipe, training, cache)
     videos = [TestVideo(sequence, held, recipe.view, cache) for sequence in held]
 
     def label() -> tuple[ValidationClips, EpochBatches, Any]:

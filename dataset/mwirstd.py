@@ -2,8 +2,8 @@
 
     images/<sequence>/0.jpg   masks/<sequence>/0.png   train.txt   test.txt
 
-TSMSA measures one mean and one standard deviation over all training frames at the start of a run; here each
-sequence is normalised by its own.
+TSMSA measures one mean and one standard deviation over all training frames at the start of a run, and so do
+the recipes of its tables' networks (view.statistics); others normalise each sequence by its own.
 """
 
 from pathlib import Path

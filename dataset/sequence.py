@@ -85,7 +85,7 @@ class Published:
 class SequenceSet:
     """The sequences of one split of one data set, and the constants its papers use.
 
-    mean, std: gray-level statistics (0..255) for (x - mean) / std; None: each sequence's own
+    mean, std: gray-level statistics (0..255) for (x - mean) / std; None: see view.statistics
     subsets:   named groups of sequence names that are scored by themselves, such as "SNR<=3"
     notes:     what the user should know of how the set was found ("train.txt is missing, ...")
     published: what dataset/published.py compares the set with; None where no list is known

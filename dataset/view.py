@@ -213,10 +213,16 @@ class View:
         """What normalises a sequence: the recipe's mean and std, else the data set's, else the sequence's.
 
         statistics: gives the last two; called only where they are needed
+        Raises UserError where the recipe wants those of the training frames and nobody has measured them.
         """
         chosen = self.settings
         if chosen.mean is not None:
             return Normalisation(chosen.mean, chosen.std, chosen.gray_scale)
+        if chosen.statistics == "train":
+            raise UserError(
+                "recipe key view.statistics is train, and view.mean and view.std are not measured yet: take "
+                "the recipe that dataset.prepare.prepared gives"
+            )
         return Normalisation(*((data.mean, data.std) if data.mean is not None else statistics()))
 
     def apply(self, pixels: np.ndarray, normalisation: Normalisation, name: str = "") -> Tensor:

@@ -250,7 +250,10 @@ RECIPE = {
     "runtime": {"seed": 42},
     "datasets": {
         "NUDT-MIRSDT": {"view": TSMSA_STATISTICS},
-        "MWIRSTD": {"optimisation": {"epochs": 300, "schedule_options": {"milestones": (150, 225)}}},
+        "MWIRSTD": {
+            "view": {"statistics": "train"},
+            "optimisation": {"epochs": 300, "schedule_options": {"milestones": (150, 225)}},
+        },
     },
 }
 

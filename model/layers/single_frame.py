@@ -84,5 +84,8 @@ BASIC_IRSTD_RECIPE = {
     },
     "scoring": {"paper": "TSMSA", "best": "iou+pd"},
     "runtime": {"seed": 42},
-    "datasets": {"NUDT-MIRSDT": {"view": TSMSA_STATISTICS}},
+    "datasets": {
+        "NUDT-MIRSDT": {"view": TSMSA_STATISTICS},
+        "MWIRSTD": {"view": {"statistics": "train"}},  # for which no constants are published
+    },
 }

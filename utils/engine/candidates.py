@@ -98,18 +98,20 @@ class Candidate:
             return saved_recipe(self.content["recipe"], self.checkpoint, REMEDY)
         return saved_recipe(self.saved.facts["recipe"], self.saved.index, PREDICTIONS_REMEDY)
 
-    def note(self, dataset: str, recipe: Recipe) -> str | None:
-        """What the user should know of a test on another data set than the one it was trained on."""
+    def tell(self, dataset: str, recipe: Recipe) -> None:
+        """Print what the user should know of a test on another data set than the one it was trained on."""
         if not self.content or self.trained_on == dataset:
-            return None
+            return
         view = recipe.view
         statistics = f"the statistics of {dataset}, or of each sequence where it has none"
+        if view.statistics == "train":
+            statistics = f"the statistics of the training frames of {dataset}"
         gray = statistics if view.mean is None else "the mean and std of its recipe"
         kept = {key: value for key, value in vars(view).items() if value != vars(ViewSettings())[key]}
         text = ", ".join(f"{key}={value}" for key, value in kept.items()) or "frames as they are"
-        return (
-            f"{self.source} was trained on {self.trained_on}; on {dataset} it keeps the view of its training "
-            f"({text}), and gray values are normalised by {gray}"
+        print(
+            f"note: {self.source} was trained on {self.trained_on}; on {dataset} it keeps the view of its "
+            f"training ({text}), and gray values are normalised by {gray}"
         )
 
     def load(self, recipe: Recipe, create_model: CreateModel) -> nn.Module:

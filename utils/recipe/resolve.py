@@ -54,12 +54,17 @@ def resolve_recipe(
 
 
 def recipe_with(recipe: Recipe, typed: dict[str, Any], task: str | None = None) -> Recipe:
-    """A resolved recipe with what the user typed on top; errors as in `resolve_recipe`."""
-    values = flat(recipe.to_dict())
+    """A resolved recipe with what the user typed on top; errors as in `resolve_recipe`.
+
+    What it says already is no error, though the recipe has been completed since it was typed first.
+    """
+    before = flat(recipe.to_dict())
+    values = dict(before)
     typed = full_keys(typed, values)
     put_layer(values, typed)
     changed = from_flat(values)
-    check_effects(changed, typed, task)
+    after = flat(changed.to_dict())
+    check_effects(changed, {key for key in typed if before.get(key) != after.get(key)}, task)
     return changed
 
 

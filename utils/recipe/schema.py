@@ -84,9 +84,17 @@ class ViewSettings:
     gray_scale: float | None = setting(
         None, "gray values 0..255 are divided by it before view.mean and view.std", at_least=1e-3, at_most=1e6
     )
+    statistics: str = setting(
+        "own",
+        "mean and std where view.mean is None: own (the data set's constants, else each sequence's) or train "
+        "(of its training frames, as TSMSA: measured before a run, which then keeps them in view.mean and "
+        "view.std)",
+        choices=("own", "train"),
+        acts=(lambda recipe: recipe.view.mean is None, "view.mean is None"),
+    )
     mean: float | tuple[float, float, float] | None = setting(
         None,
-        "subtracted from gray values, also one per channel; None: the data set's own statistics",
+        "subtracted from gray values, also one per channel; None: what view.statistics says",
         at_least=-1e6,
         at_most=1e6,
     )
