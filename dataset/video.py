@@ -128,7 +128,7 @@ class TestVideo:
 
     def _clip(self, clip: ClipFrames, recent: dict[int, np.ndarray]) -> tuple[ClipFrames, Tensor]:
         """The input of one clip; `recent` holds the frames of the one before, then those of this one."""
-        for place in [i for i in recent if i < clip.places[0]]:
+        for place in [i for i in recent if i < min(clip.places)]:
             del recent[place]
         for place in clip.places:
             if place not in recent:

@@ -1,7 +1,7 @@
 """The view: how frames become the network's input, and how what it finds comes back to the frames' pixels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -58,12 +58,14 @@ class View:
 
     @classmethod
     def of(cls, settings: ViewSettings, split: str) -> "View":
-        """The view of training or test frames; only their sizes and what pads them differ.
+        """The view of training or test frames; only their sizes, what pads and what normalises them differ.
 
         split: "train" or "test"
         """
         if split == "train":
             return cls(settings, settings.train_resize)
+        if settings.test_mean is not None:
+            settings = replace(settings, mean=settings.test_mean, std=settings.test_std)
         return cls(settings, settings.test_resize, settings.multiple)
 
     # ---------------------------------------------------------------- which frames
@@ -74,7 +76,8 @@ class View:
         if key == "all":
             return [ClipFrames.window(*window) for window in test_windows(len(images), frames)]
         numbers = frame_numbers(images, self.settings.neighbours)
-        return [ClipFrames.around(numbers, place, frames, key) for place in range(len(images))]
+        history = self.settings.history
+        return [ClipFrames.around(numbers, place, frames, key, history) for place in range(len(images))]
 
     def predicted(self, clip: ClipFrames) -> tuple[int, ...]:
         """The places in a clip of the frames that are predicted from it."""
