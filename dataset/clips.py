@@ -109,6 +109,12 @@ class TrainingClips(Dataset):
                     f"needs them{remedy}"
                 )
         self.task.check(self.recipe)
+        needing = [word for word in self.sampling.augment if create_augmentations((word,))[0].needs_truth]
+        if needing and any(self.view.history(sequence) == "simulated" for sequence in self.data):
+            raise UserError(
+                f"augmentation {needing[0]} needs the targets of all frames, but the simulated frames of "
+                f"{self.data.name} have none; use --set history=repeat"
+            )
         side = self.sampling.patch
         size = (side, side) if side else self.view.placed_size
         for augmentation in self.augmentations if size else ():
@@ -123,7 +129,8 @@ class TrainingClips(Dataset):
             lengths = [len(sequence) for sequence in self.data]
             return WindowSampler(lengths, view.frames, self.sampling.include_last, rate, self.seed)
         numbers = [frame_numbers(sequence.images, view.neighbours) for sequence in self.data]
-        return KeyFrameSampler(numbers, view.frames, view.key, rate, self.seed, view.history)
+        history = [self.view.history(sequence) for sequence in self.data]
+        return KeyFrameSampler(numbers, view.frames, view.key, rate, self.seed, history)
 
     def _read(self, drawn: DrawnClip) -> Sample:
         """The frames as the view places them, with the truth that augmentations and the task need."""
@@ -164,7 +171,7 @@ class ValidationClips(TrainingClips):
             self._check_sizes()
 
     def _sampler(self) -> EveryClip:
-        clips = [self.view.clips(sequence.images) for sequence in self.data]
+        clips = [self.view.clips(sequence) for sequence in self.data]
         return EveryClip(clips, self.recipe.view.frames)
 
     def _check_sizes(self) -> None:

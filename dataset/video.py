@@ -34,7 +34,7 @@ class TestVideo:
         self.name, self.data, self.view = sequence.name, data, View.of(settings, "test")
         self.frames = SequenceFrames(sequence, self.view, cache)
         self.originals = SequenceFrames(sequence, cache=cache) if self.view.placed_size else self.frames
-        self.clips = self.view.clips(sequence.images)
+        self.clips = self.view.clips(sequence)
 
     @cached_property
     def normalisation(self) -> Normalisation:

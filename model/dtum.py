@@ -243,7 +243,7 @@ RECIPE = {
     },
     "scoring": {"paper": "DTUM", "best": "last"},
     "datasets": {
-        "NUDT-MIRSDT": {"view": {"canvas": 512}},
+        "NUDT-MIRSDT": {"view": {"canvas": 512, "history": "simulated"}},
         "NUDT-MIRSDT-Noise": {"view": {"canvas": 512}},
         "SatVideoIRSDT": {
             "view": {

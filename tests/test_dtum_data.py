@@ -29,6 +29,11 @@ CLIPS = {
 OF_SATVIDEO = {"history": "future", "neighbours": "position"}
 
 
+def test_the_published_recipe():
+    view = recipe_on("SatVideoIRSDT").view
+    assert {key: getattr(view, key) for key in OF_SATVIDEO} == OF_SATVIDEO
+
+
 def recipe_on(dataset: str) -> Recipe:
     return resolve_recipe(MODELS.entry("ResUNet-DTUM").facts["recipe"], dataset, {})
 

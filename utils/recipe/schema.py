@@ -32,9 +32,10 @@ class ViewSettings:
     )
     history: str = setting(
         "repeat",
-        "frames before a sequence's first one: repeat (it again) or future (the clip of a key frame that "
-        "needs them has the frames after it in reversed order, as DTUM's of SatVideoIRSDT)",
-        choices=("repeat", "future"),
+        "frames before a sequence's first one: repeat (it again), future (the clip of a key frame that "
+        "needs them has the frames after it in reversed order, as DTUM's of SatVideoIRSDT) or simulated "
+        "(from the .mat files of NUDT-MIRSDT, as DTUM's; repeat where there are none)",
+        choices=("repeat", "future", "simulated"),
         acts=(lambda recipe: recipe.view.key not in ("all", 0), "view.key names a key frame after others"),
     )
     channels: int = setting(1, "equal copies of the gray channel", at_least=1, at_most=64)
