@@ -72,7 +72,7 @@ def build_test(args: argparse.Namespace, candidate: Candidate, data: SequenceSet
     candidate.tell(data.name, recipe)
     lines = recipe_lines(recipe, list(dict.fromkeys(args.protocols)), data.name)
     cache = cache_folder(args.cache_dir) if args.cache else None
-    recipe = recipe if candidate.saved else prepared(recipe, data, cache)
+    recipe = recipe if candidate.saved else prepared(recipe, [data], cache)
     videos = [TestVideo(sequence, data, recipe.view, cache) for sequence in data]
     candidate.try_out(recipe, create_model, videos)
     return Test(candidate, data, recipe, lines, videos, Runtime.of(recipe.runtime))

@@ -69,7 +69,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
     data = {"training": training.fingerprint, "validation": held.fingerprint}
     if saved:
         saved.check_data(data)
-    recipe = prepared(recipe, training, cache)
+    recipe = prepared(recipe, (training, held), cache)
     videos = [TestVideo(sequence, held, recipe.view, cache) for sequence in held]
 
     def label() -> tuple[ValidationClips, EpochBatches, Any]:

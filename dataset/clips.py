@@ -109,6 +109,12 @@ class TrainingClips(Dataset):
                     f"needs them{remedy}"
                 )
         self.task.check(self.recipe)
+        needing = [word for word in self.sampling.augment if create_augmentations((word,))[0].needs_truth]
+        if needing and any(self.view.history(sequence) == "simulated" for sequence in self.data):
+            raise UserError(
+                f"augmentation {needing[0]} needs the targets of all frames, but the simulated frames of "
+                f"{self.data.name} have none; use --set history=repeat"
+            )
         side = self.sampling.patch
         size = (side, side) if side else self.view.placed_size
         for augmentation in self.augmentations if size else ():
@@ -123,7 +129,8 @@ class TrainingClips(Dataset):
             lengths = [len(sequence) for sequence in self.data]
             return WindowSampler(lengths, view.frames, self.sampling.include_last, rate, self.seed)
         numbers = [frame_numbers(sequence.images, view.neighbours) for sequence in self.data]
-        return KeyFrameSampler(numbers, view.frames, view.key, rate, self.seed)
+        history = [self.view.history(sequence) for sequence in self.data]
+        return KeyFrameSampler(numbers, view.frames, view.key, rate, self.seed, history)
 
     def _read(self, drawn: DrawnClip) -> Sample:
         """The frames as the view places them, with the truth that augmentations and the task need."""
@@ -164,7 +171,7 @@ class ValidationClips(TrainingClips):
             self._check_sizes()
 
     def _sampler(self) -> EveryClip:
-        clips = [self.view.clips(sequence.images) for sequence in self.data]
+        clips = [self.view.clips(sequence) for sequence in self.data]
         return EveryClip(clips, self.recipe.view.frames)
 
     def _check_sizes(self) -> None:
@@ -184,9 +191,10 @@ class ValidationClips(TrainingClips):
 def patch_corner(
     sample: Sample, sampling: SamplingSettings, draw: np.random.Generator, name: str
 ) -> tuple[int, int]:
-    """Row and column of the first pixel of a training patch (DeepPro's rule).
+    """Row and column of the first pixel of a training patch.
 
-    With the chance target_crops it lies around a target of the sample's key frame, else anywhere.
+    With the chance target_crops it lies by a target of the sample's key frame, else anywhere: around the
+    target's centre (DeepPro's rule), or less than half a side above and left of one of its pixels (DTUM's).
     Raises UserError when the frames, of the sequence `name`, are smaller than the patch.
     """
     side = sampling.patch
@@ -199,6 +207,12 @@ def patch_corner(
     margin = 0 if sampling.include_last else 1  # published: the last row and column are never in a patch
     limits = [max(extent - side - margin, 0) for extent in sample.size]
     row, column = (int(draw.integers(0, limit + 1)) for limit in limits)
+    if sampling.crops == "dtum":
+        pixels = sample.key_pixels()
+        if len(pixels) and draw.random() < sampling.target_crops:
+            first = pixels[draw.integers(len(pixels))] - draw.integers(0, side // 2, 2)
+            row, column = (min(max(int(f), 0), limit) for f, limit in zip(first, limits, strict=True))
+        return row, column
     _, centres = sample.key_targets()
     if len(centres) and draw.random() < sampling.target_crops:
         centre = centres[draw.integers(len(centres))]

@@ -9,7 +9,9 @@ import numpy as np
 from dataset.cache import CachedFrames
 from dataset.io import gray_values, read_gray, read_size
 from dataset.masks import read_centroid_map, read_mask
+from dataset.sampling import SIMULATED
 from dataset.sequence import Sequence
+from dataset.simulated import read_simulated
 from dataset.view import View
 from utils.boxes import MIN_SIDE, component_boxes, filled, lengthened
 from utils.errors import UserError
@@ -85,8 +87,31 @@ class SequenceFrames:
         return np.stack([gray_values(self.image(i)) for i in range(start, stop)])
 
     def image(self, index: int) -> np.ndarray:
-        """Pixels of one frame as the file has them, uint8 or uint16 [H, W]; letterboxed ones are uint8."""
-        return self._pixels("images", index)
+        """Pixels of one frame as the file has them, uint8 or uint16 [H, W]; letterboxed ones are uint8.
+
+        index: -4 to -1 are the simulated frames before the sequence, which may be float32
+        """
+        return self._pixels("images", index) if index >= 0 else self._simulated[index]
+
+    @property
+    def _simulated(self) -> np.ndarray:
+        """The simulated frames, as the view has them. Raises UserError where they do not fit the others."""
+        path = self.sequence.simulated
+        return (
+            self.memory.get(("simulated", path), self._read_simulated)
+            if self.memory
+            else self._read_simulated()
+        )
+
+    def _read_simulated(self) -> np.ndarray:
+        path = self.sequence.simulated
+        frames = read_simulated(path, self.file_size, SIMULATED)
+        if self.image(0).dtype != np.uint8:
+            raise UserError(
+                f"the frames of {self.sequence.name} are of 16 bit, the simulated ones before them in {path} "
+                "of 8 bit; use --set history=repeat"
+            )
+        return np.stack([self.view.fit(frame, "images") for frame in frames])
 
     def masks(self, places: Iterable[int]) -> np.ndarray:
         """Masks of several frames, uint8 [n, H, W] of 0 and 1."""

@@ -8,7 +8,7 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset.masks import STRICT, MaskRule
@@ -229,11 +229,16 @@ def find_tree(root: Path) -> Tree | None:
 def index_tree(
     frames: Tree, truth: Tree, names: Iterable[str], mask_rule: MaskRule = STRICT
 ) -> tuple[Sequence, ...]:
-    """The sequences `names`, with images from the one tree, masks and centroid maps from the other."""
+    """The sequences `names`, with images from the one tree, masks and centroid maps from the other.
+
+    Where the one of images has a folder Mix, its file for the first frame has simulated frames before that.
+    """
 
     def index(name: str) -> Sequence:
         images, masks = frames.listed("images", name), truth.listed("masks", name)
-        return index_sequence(name, images, masks, truth.optional("masks_centroid", name), mask_rule)
+        found = index_sequence(name, images, masks, truth.optional("masks_centroid", name), mask_rule)
+        mix = frames.optional("Mix", name)
+        return found if mix is None else replace(found, simulated=mix / f"{found.images[0].stem}.mat")
 
     def rest(name: str) -> Sequence:
         kinds = (truth.optional(kind, name) for kind in ("masks", "masks_centroid"))

@@ -1,5 +1,6 @@
 """What a recipe asks of a data set besides its frames, found out before they are read."""
 
+from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +16,38 @@ from utils.errors import UserError
 from utils.recipe.schema import Recipe, ViewSettings
 
 
-def prepared(recipe: Recipe, data: SequenceSet, cache: Path | None = None) -> Recipe:
+def prepared(recipe: Recipe, sets: Items[SequenceSet], cache: Path | None = None) -> Recipe:
     """The recipe with all that it wants to be measured of a data set.
 
-    data:  the split that is trained on, or else the one that is tested
+    sets:  what is trained on, if anything, and then what is tested
     cache: as in dataset.frames
-    Raises UserError where the training split is wanted and cannot be read.
+    Prints a note where it wants simulated frames that are not there. Raises UserError where these cannot be
+    read, and where the training split is wanted and cannot be read.
     """
     view = recipe.view
+    if view.history == "simulated":
+        check_simulated(view, sets)
     if view.mean is None and view.statistics == "train":
-        mean, std = train_statistics(training_split(data), view, cache)
+        mean, std = train_statistics(training_split(sets[0]), view, cache)
         recipe = replace(recipe, view=replace(view, mean=mean, std=std))
     return recipe
+
+
+def check_simulated(settings: ViewSettings, sets: Items[SequenceSet]) -> None:
+    """Read the simulated frames once, and print of how many clips they are missing."""
+    view = View.of(settings, "test")
+    sequences = [sequence for data in sets for sequence in data]
+    without = [sequence for sequence in sequences if sequence.simulated is None]
+    for sequence in sequences:
+        if sequence.simulated is not None:
+            SequenceFrames(sequence).image(-1)
+    if without:
+        clips = sum(view.starts_before(sequence) for sequence in without)
+        print(
+            f"note: {len(without)} of {len(sequences)} sequences of {sets[0].name} in {sets[0].root} have no "
+            "simulated frames (Mix/00001.mat, of DTUM's authors); their first frame is repeated instead, in "
+            f"{clips} of {sum(map(len, sequences))} clips"
+        )
 
 
 def training_split(data: SequenceSet) -> SequenceSet:

@@ -46,6 +46,10 @@ class Sample:
         left, top, width, height = statistics[1:, :4].T
         return np.stack([left, top, left + width, top + height], axis=1), centres[1:, ::-1]
 
+    def key_pixels(self) -> np.ndarray:
+        """Row and column [N, 2] of each target pixel of the key frame; of samples with masks."""
+        return np.argwhere(self.masks[self.truth.index(self.key)] > 0)
+
     def only(self, places: tuple[int, ...]) -> "Sample":
         """The same frames with the truth of those at `places` alone."""
         if places == self.truth:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+SIMULATED = 4  # frames before the first one, of sequences that have such
+
 
 @dataclass(frozen=True)
 class ClipFrames:
     """The frames of one clip, by their places in the sequence.
 
     first, count: the frames that are predicted from it
-    places:       the frames that it is made of
+    places:       the frames that it is made of; -4 to -1 are simulated frames before the sequence
     """
 
     first: int
@@ -29,9 +31,11 @@ class ClipFrames:
         return cls(start, stop - start, tuple(range(start, stop)))
 
     @classmethod
-    def around(cls, numbers: Sequence[int], place: int, frames: int, key: int) -> "ClipFrames":
+    def around(
+        cls, numbers: Sequence[int], place: int, frames: int, key: int, history: str = "repeat"
+    ) -> "ClipFrames":
         """The frames around the key frame at `place`; see `key_frame_clip`."""
-        return cls(place, 1, tuple(key_frame_clip(numbers, place, frames, key)))
+        return cls(place, 1, tuple(key_frame_clip(numbers, place, frames, key, history)))
 
 
 def overlap(length: int) -> int:
@@ -79,17 +83,29 @@ def frame_numbers(images: Sequence[Path], neighbours: str = "number") -> list[in
     return list(range(len(images)))
 
 
-def key_frame_clip(numbers: Sequence[int], place: int, frames: int, key: int) -> list[int]:
+def key_frame_clip(
+    numbers: Sequence[int], place: int, frames: int, key: int, history: str = "repeat"
+) -> list[int]:
     """Places of the frames that make up the clip of one key frame, in order of time.
 
     numbers: the frame numbers of a sequence, ascending
     place:   place of the key frame in `numbers`
     frames:  frames per clip; the key frame comes after `key` of them
+    history: "repeat", or "future": where the clip would begin before the sequence, the frames before the key
+             frame are those after it in reversed order (DTUM's rule for SatVideoIRSDT; where they end too
+             soon, as the published loader does not allow, the last one is repeated), or "simulated":
+             places -4 to -1 are the simulated frames before the first one
     The clip has the numbers around the key frame's. A number that is missing is replaced by the next higher
     one that is there, above the last by the last: the ends repeat, and a gap shows the frame after it
     (RPRNet's rule). With numbers that count without gaps this is the clamping of the other papers.
     """
-    wanted = range(numbers[place] - key, numbers[place] - key + frames)
+    own = numbers[place]
+    wanted = range(own - key, own - key + frames)
+    if history == "future" and wanted[0] < numbers[0]:
+        wanted = [2 * own - number if number < own else number for number in wanted]
+    if history == "simulated" and wanted[0] < numbers[0]:
+        before = [max(number - numbers[0], -SIMULATED) for number in wanted if number < numbers[0]]
+        return before + key_frame_clip(numbers, place, frames - len(before), key - len(before))
     return [min(bisect_left(numbers, number), len(numbers) - 1) for number in wanted]
 
 
@@ -149,12 +165,20 @@ class KeyFrameSampler:
 
     numbers: per sequence the numbers by which frames are neighbours, see `frame_numbers`
     frames:  frames per clip; the key frame comes after `key` of them
+    history: what is before the first frame of each sequence, see `key_frame_clip`; "repeat" by default
     """
 
     def __init__(
-        self, numbers: Sequence[Sequence[int]], frames: int, key: int, sample_rate: float, seed: int
+        self,
+        numbers: Sequence[Sequence[int]],
+        frames: int,
+        key: int,
+        sample_rate: float,
+        seed: int,
+        history: Sequence[str] = (),
     ):
         self.numbers, self.frames, self.key, self.seed = numbers, frames, key, seed
+        self.history = history or ["repeat"] * len(numbers)
         self.candidates = [(number, place) for number, n in enumerate(numbers) for place in range(len(n))]
         self.clips_per_epoch = clips_per_epoch(len(self.candidates), sample_rate)
         self._order: tuple[int, np.ndarray] | None = None  # an epoch, and the key frames in its order
@@ -164,7 +188,8 @@ class KeyFrameSampler:
         if self.clips_per_epoch < len(self.candidates):
             index = int(self._order_of(epoch)[index])
         number, place = self.candidates[index % len(self.candidates)]
-        frames = ClipFrames.around(self.numbers[number], place, self.frames, self.key)
+        numbers, history = self.numbers[number], self.history[number]
+        frames = ClipFrames.around(numbers, place, self.frames, self.key, history)
         return DrawnClip(number, frames, (0, 0), np.random.default_rng([self.seed, epoch, index]))
 
     def _order_of(self, epoch: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataset.published import read_published
 from dataset.sequence import SequenceSet
 from utils.registry import register_dataset
 
-MEAN, STD = 111.47, 22.43  # DeepPro; DTUM's test loader takes 105.31, 26.08
+MEAN, STD = 111.47, 22.43  # DeepPro, and DTUM in training; in a test its recipe has 105.31, 26.08
 
 
 @register_dataset("SatVideoIRSDT")

@@ -34,6 +34,7 @@ class Sequence:
     points:    float64 [N, 2] per frame: row, column of each target's centre, counted from 0
     boxes:     float64 [N, 4] per frame: x1, y1, x2, y2 in pixels, counted from 0, x2 and y2 exclusive
     mask_rule: how the files of masks and centroid maps are read
+    simulated: path of the .mat file with the simulated frames before the first one; None: there are none
     """
 
     name: str
@@ -43,6 +44,7 @@ class Sequence:
     points: tuple[np.ndarray, ...] | None = None
     boxes: tuple[np.ndarray, ...] | None = None
     mask_rule: MaskRule = STRICT
+    simulated: Path | None = None
 
     def __post_init__(self):
         for kind in ("masks", "centroids", "points", "boxes"):

@@ -34,7 +34,7 @@ class TestVideo:
         self.name, self.data, self.view = sequence.name, data, View.of(settings, "test")
         self.frames = SequenceFrames(sequence, self.view, cache)
         self.originals = SequenceFrames(sequence, cache=cache) if self.view.placed_size else self.frames
-        self.clips = self.view.clips(sequence.images)
+        self.clips = self.view.clips(sequence)
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -128,7 +128,7 @@ class TestVideo:
 
     def _clip(self, clip: ClipFrames, recent: dict[int, np.ndarray]) -> tuple[ClipFrames, Tensor]:
         """The input of one clip; `recent` holds the frames of the one before, then those of this one."""
-        for place in [i for i in recent if i < clip.places[0]]:
+        for place in [i for i in recent if i < min(clip.places)]:
             del recent[place]
         for place in clip.places:
             if place not in recent:

@@ -1,8 +1,7 @@
 """The view: how frames become the network's input, and how what it finds comes back to the frames' pixels."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from dataset.io import gray_values
 from dataset.normalisation import Normalisation
 from dataset.sampling import ClipFrames, frame_numbers, test_windows
-from dataset.sequence import SequenceSet
+from dataset.sequence import Sequence, SequenceSet
 from utils.errors import UserError
 from utils.grid import EXACT, Grid
 from utils.recipe.schema import ViewSettings
@@ -58,23 +57,37 @@ class View:
 
     @classmethod
     def of(cls, settings: ViewSettings, split: str) -> "View":
-        """The view of training or test frames; only their sizes and what pads them differ.
+        """The view of training or test frames; only their sizes, what pads and what normalises them differ.
 
         split: "train" or "test"
         """
         if split == "train":
             return cls(settings, settings.train_resize)
+        if settings.test_mean is not None:
+            settings = replace(settings, mean=settings.test_mean, std=settings.test_std)
         return cls(settings, settings.test_resize, settings.multiple)
 
     # ---------------------------------------------------------------- which frames
 
-    def clips(self, images: Sequence[Path]) -> list[ClipFrames]:
+    def clips(self, sequence: Sequence) -> list[ClipFrames]:
         """The clips by which a sequence is tested: windows, or one around each frame as key frame."""
+        images = sequence.images
         frames, key = self.settings.frames, self.settings.key
         if key == "all":
             return [ClipFrames.window(*window) for window in test_windows(len(images), frames)]
         numbers = frame_numbers(images, self.settings.neighbours)
-        return [ClipFrames.around(numbers, place, frames, key) for place in range(len(images))]
+        history = self.history(sequence)
+        return [ClipFrames.around(numbers, place, frames, key, history) for place in range(len(images))]
+
+    def starts_before(self, sequence: Sequence) -> int:
+        """How many of the clips around its frames begin before its first one."""
+        numbers, key = frame_numbers(sequence.images, self.settings.neighbours), self.settings.key
+        return sum(number - key < numbers[0] for number in numbers)
+
+    def history(self, sequence: Sequence) -> str:
+        """What is before its first frame: as the recipe says, "repeat" where it has no simulated frames."""
+        chosen = self.settings.history
+        return "repeat" if chosen == "simulated" and sequence.simulated is None else chosen
 
     def predicted(self, clip: ClipFrames) -> tuple[int, ...]:
         """The places in a clip of the frames that are predicted from it."""

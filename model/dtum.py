@@ -243,9 +243,17 @@ RECIPE = {
     },
     "scoring": {"paper": "DTUM", "best": "last"},
     "datasets": {
-        "NUDT-MIRSDT": {"view": {"canvas": 512}},
+        "NUDT-MIRSDT": {"view": {"canvas": 512, "history": "simulated"}},
         "NUDT-MIRSDT-Noise": {"view": {"canvas": 512}},
-        "SatVideoIRSDT": {"sampling": {"patch": 256, "target_crops": 1.0}},
+        "SatVideoIRSDT": {
+            "view": {
+                "neighbours": "position",
+                "history": "future",
+                "test_mean": 105.31,  # as published, other constants than in training
+                "test_std": 26.08,
+            },
+            "sampling": {"patch": 256, "crops": "dtum", "target_crops": 1.0, "include_last": True},
+        },
     },
 }
 

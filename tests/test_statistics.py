@@ -71,21 +71,23 @@ def test_the_recipes_of_the_tables_of_tsmsa(name):
 def test_statistics_are_the_published_ones(mwirstd):
     recipe = resolve_recipe(MODELS.entry("TSMSA").facts["recipe"], "MWIRSTD", {})
     train_split = create_dataset("MWIRSTD", mwirstd, "train")
-    view = prepared(recipe, train_split).view
+    view = prepared(recipe, [train_split]).view
     mean, std = published_statistics(mwirstd, (512, 512))
     assert (view.mean, view.std) == (pytest.approx(mean, rel=1e-12), pytest.approx(std, rel=1e-12))
     native = published_statistics(mwirstd, SIZES["1"])
     assert abs(native[1] - std) > 0.05, "otherwise the size would not matter here"
     test_split = create_dataset("MWIRSTD", mwirstd, "test")
-    assert prepared(recipe, test_split).view == view, "of a test, too, they are those of the training frames"
+    assert prepared(recipe, [test_split]).view == view, (
+        "of a test, too, they are those of the training frames"
+    )
     own = recipe_of(test_resize=(512, 512), image_resize="bilinear")
-    assert prepared(own, test_split) is own
+    assert prepared(own, [test_split]) is own
 
 
 def test_what_was_measured_stays(mwirstd):
     """As in a run that goes on, or where the user typed a mean and std."""
     recipe = recipe_of(statistics="train", mean=3.0, std=2.0)
-    assert prepared(recipe, create_dataset("MWIRSTD", mwirstd, "train")) is recipe
+    assert prepared(recipe, [create_dataset("MWIRSTD", mwirstd, "train")]) is recipe
 
 
 def test_statistics_that_were_not_measured_are_never_replaced_by_others(mwirstd):

@@ -106,7 +106,7 @@ class Candidate:
         statistics = f"the statistics of {dataset}, or of each sequence where it has none"
         if view.statistics == "train":
             statistics = f"the statistics of the training frames of {dataset}"
-        gray = statistics if view.mean is None else "the mean and std of its recipe"
+        gray = statistics if view.mean is view.test_mean is None else "the mean and std of its recipe"
         kept = {key: value for key, value in vars(view).items() if value != vars(ViewSettings())[key]}
         text = ", ".join(f"{key}={value}" for key, value in kept.items()) or "frames as they are"
         print(

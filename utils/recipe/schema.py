@@ -30,6 +30,14 @@ class ViewSettings:
         choices=("number", "position"),
         acts=(lambda recipe: recipe.view.key != "all", "view.key names a key frame"),
     )
+    history: str = setting(
+        "repeat",
+        "frames before a sequence's first one: repeat (it again), future (the clip of a key frame that "
+        "needs them has the frames after it in reversed order, as DTUM's of SatVideoIRSDT) or simulated "
+        "(from the .mat files of NUDT-MIRSDT, as DTUM's; repeat where there are none)",
+        choices=("repeat", "future", "simulated"),
+        acts=(lambda recipe: recipe.view.key not in ("all", 0), "view.key names a key frame after others"),
+    )
     channels: int = setting(1, "equal copies of the gray channel", at_least=1, at_most=64)
     letterbox: int | None = setting(
         None,
@@ -101,6 +109,13 @@ class ViewSettings:
     std: float | tuple[float, float, float] | None = setting(
         None, "they are divided by it", at_least=1e-6, at_most=1e6
     )
+    test_mean: float | None = setting(
+        None,
+        "what a test subtracts instead, as DTUM's of SatVideoIRSDT; None: as in training",
+        at_least=-1e6,
+        at_most=1e6,
+    )
+    test_std: float | None = setting(None, "what a test divides by instead", at_least=1e-6, at_most=1e6)
 
     @property
     def predicted(self) -> int:
@@ -127,6 +142,10 @@ class ViewSettings:
             raise UserError("recipe keys view.canvas and view.letterbox exclude each other; set one to None")
         if (self.mean is None) != (self.std is None):
             raise UserError("recipe keys view.mean and view.std go together; set both, or both to None")
+        if (self.test_mean is None) != (self.test_std is None):
+            raise UserError(
+                "recipe keys view.test_mean and view.test_std go together; set both, or both to None"
+            )
         if self.gray_scale is not None and self.mean is None:
             raise UserError(
                 "recipe key view.gray_scale has no effect without view.mean and view.std; set them, or set "
@@ -165,9 +184,17 @@ class SamplingSettings:
     )
     target_crops: float = setting(
         0.75,
-        "chance that a patch is placed around a target",
+        "chance that a patch is placed by a target",
         at_least=0,
         at_most=1,
+        acts=(lambda recipe: recipe.sampling.patch, "sampling.patch is set"),
+    )
+    crops: str = setting(
+        "around",
+        "how it is placed by a target: around (its centre within a sixth of the side of the patch's, as "
+        "DeepPro) or dtum (its first row and column less than half a side before those of one of its pixels)",
+        choices=("around", "dtum"),
+        task="masks",
         acts=(lambda recipe: recipe.sampling.patch, "sampling.patch is set"),
     )
     include_last: bool = setting(
