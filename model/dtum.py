@@ -24,8 +24,6 @@ REACH = FRAMES // 2  # of a convolution along time: 5 taps
 
 # ---------------------------------------------------------------- convolutions along time
 
-# Below, the frames of a clip stand in the batch: [B * 5, C, H, W], oldest first.
-
 
 class TimeConv(nn.Conv3d):
     """Convolution over 5 frames, zero-padded to 5 frames or, without padding, to the middle one alone.
@@ -34,20 +32,50 @@ class TimeConv(nn.Conv3d):
     """
 
     def __init__(self, inputs: int, outputs: int, middle_alone: bool = False):
-        super().__init__(inputs, outputs, (FRAMES, 1, 1))
+        super().__init__(inputs, outputs, (FRAMES, 1, 1), padding=(0 if middle_alone else REACH, 0, 0))
         self.predicted = [REACH] if middle_alone else range(FRAMES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B * 5, inputs, H, W] -> [B * 5, outputs, H, W], or [B, outputs, H, W] of the middle frame."""
+        """[B, inputs, 5, H, W] -> [B, outputs, 5, H, W], or [B, outputs, 1, H, W] of the middle frame."""
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self.product(x, weight, bias).unflatten(1, (-1, len(self.predicted)))
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, inputs, 5, H, W] -> [B, outputs * T', H, W]."""
+        matrix, bias = self.matrix(weight, bias)
+        return F.conv2d(x.flatten(1, 2), matrix[..., None, None], bias)
+
+    def matrix(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(matrix, bias) from all channels and frames to all: [outputs * T', inputs * 5], [outputs * T']."""
         taps = F.pad(weight.flatten(2), (REACH, REACH))  # [outputs, inputs, 9], of frames -4..4 away
         rows = [taps[..., 4 - t : 9 - t] for t in self.predicted]  # to frame t from each frame
-        matrix = torch.stack(rows).transpose(2, 3).flatten(2).flatten(0, 1)  # [T' outputs, 5 inputs]
-        bias = None if bias is None else bias.repeat(len(rows))
-        y = F.conv2d(x.unflatten(0, (-1, FRAMES)).flatten(1, 2), matrix[..., None, None], bias)
-        return y.unflatten(1, (len(rows), -1)).flatten(0, 1)
+        bias = None if bias is None else bias.repeat_interleave(len(rows))
+        return torch.stack(rows, dim=1).flatten(2).flatten(0, 1), bias
+
+
+class PublishedTimeConv(TimeConv):
+    """TimeConv that rounds as the published one: by the last bit of it, direction_pool decides near-ties."""
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not x.is_cpu or is_for_one_dnn(x):
+            return F.conv3d(x, weight, bias, padding=self.padding)
+        # PyTorch copies each frame for each tap and takes a product of matrices. This one adds the same
+        # numbers in the same order, and copies nothing.
+        matrix, bias = self.matrix(weight, bias)
+        y = torch.baddbmm(bias[:, None], matrix.expand(len(x), -1, -1), x.flatten(1, 2).flatten(2))
+        return y.view(len(x), -1, *x.shape[2:])
+
+
+def is_for_one_dnn(x: Tensor) -> bool:
+    """Whether PyTorch (2.15) leaves a float32 convolution along time alone, of x [B, C, T, H, W], to oneDNN.
+
+    Where another version chooses otherwise, near-ties fall by chance again; all else stays.
+    """
+    clips, channels, frames, height, _ = x.shape
+    is_large = clips > 1 or channels * frames * height > 20480
+    return x.dtype == torch.float32 and is_large and (torch.get_num_threads() > 1 or clips >= 16)
 
 
 class MergingConv(TimeConv):
@@ -60,11 +88,11 @@ class MergingConv(TimeConv):
     def __init__(self, middle_alone: bool = False):
         super().__init__(2 * CHANNELS, CHANNELS, middle_alone)
 
-    def convolve(self, x: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, x: tuple[Tensor, Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
         coarse, fine = x
         coarse_weight, fine_weight = weight.split(CHANNELS, dim=1)
-        y = super().convolve(fine, fine_weight, bias)
-        return y + F.interpolate(super().convolve(coarse, coarse_weight, None), scale_factor=2)
+        y = super().product(fine, fine_weight, bias)
+        return y + F.interpolate(super().product(coarse, coarse_weight, None), scale_factor=2)
 
 
 def direction_pool(x: Tensor) -> Tensor:
@@ -72,12 +100,12 @@ def direction_pool(x: Tensor) -> Tensor:
 
     The codes are -1.5 and -0.5 above, 0.5 and 1.5 below; of equal values the first one counts, row by row.
     """
-    above_left, above_right = x[..., ::2, ::2], x[..., ::2, 1::2]
-    below_left, below_right = x[..., 1::2, ::2], x[..., 1::2, 1::2]
-    above, below = torch.maximum(above_left, above_right), torch.maximum(below_left, below_right)
-    is_below = below > above
-    is_right = torch.where(is_below, below_right > below_left, above_right > above_left)
-    return torch.maximum(above, below) * (2.0 * is_below + is_right - 1.5)
+    left, right = x[..., ::2].contiguous(), x[..., 1::2].contiguous()  # apart, they are compared faster
+    larger, is_right = torch.maximum(left, right), (right > left).to(x.dtype)
+    above, below = larger[..., ::2, :], larger[..., 1::2, :]
+    is_below = (below > above).to(x.dtype)
+    code = torch.lerp(is_right[..., ::2, :] - 1.5, is_right[..., 1::2, :] + 0.5, is_below)
+    return torch.maximum(above, below) * code
 
 
 # ---------------------------------------------------------------- DTUM
@@ -86,8 +114,8 @@ def direction_pool(x: Tensor) -> Tensor:
 class TimeBlock(ConvNorm):
     """TimeConv, batch norm, ReLU."""
 
-    def __init__(self, conv: TimeConv):
-        super().__init__(conv, nn.BatchNorm2d(CHANNELS))
+    def __init__(self, conv: TimeConv, folds: bool = True):
+        super().__init__(conv, nn.BatchNorm3d(CHANNELS), folds)
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         return F.relu_(super().forward(x))
@@ -98,14 +126,21 @@ class DirectionBlock(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.norm = TimeConv(CHANNELS, CHANNELS), nn.BatchNorm2d(CHANNELS)
+        self.conv, self.norm = PublishedTimeConv(CHANNELS, CHANNELS), nn.BatchNorm3d(CHANNELS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.norm(self.conv(direction_pool(x)).abs()))
+        if x.is_cpu:  # frame by frame, what is compared stays in the cache
+            pooled = torch.stack([direction_pool(frame) for frame in x.unbind(2)], dim=2)
+        else:
+            pooled = direction_pool(x)
+        return F.relu_(self.norm(self.conv(pooled).abs_()))
 
 
 class DTUM(nn.Module):
     """Direction-coded temporal U-shape module.
+
+    What comes before a direction_pool is computed in the published order of operations, also in eval: with
+    a norm folded into its convolution, near-ties would fall elsewhere and change whole blocks of logits.
 
     train_direction_branch: False, as published, cuts the gradient of all levels below the full resolution,
                             which then stay as they were initialised, except for their running statistics
@@ -114,8 +149,8 @@ class DTUM(nn.Module):
     def __init__(self, train_direction_branch: bool):
         super().__init__()
         self.train_direction_branch = train_direction_branch
-        self.norm = nn.BatchNorm2d(CHANNELS)
-        self.down1 = TimeBlock(TimeConv(CHANNELS, CHANNELS))
+        self.norm = nn.BatchNorm3d(CHANNELS)
+        self.down1 = TimeBlock(PublishedTimeConv(CHANNELS, CHANNELS), folds=False)
         self.down2, self.down3, self.down4 = (DirectionBlock() for _ in range(3))
         self.up3, self.up2 = TimeBlock(MergingConv()), TimeBlock(MergingConv())
         self.up1 = TimeBlock(MergingConv(middle_alone=True))
@@ -128,20 +163,19 @@ class DTUM(nn.Module):
         )
 
     def normalised(self, features: Tensor) -> Tensor:
-        """The Res-UNet's features as DTUM takes them: what belongs to one frame alone, in eval."""
+        """The Res-UNet's features [B, 32, T, H, W] as DTUM takes them; in eval, each frame's by itself."""
         return F.relu_(self.norm(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised features [B * 5, 32, H, W] -> logits [B, 1, H, W] of the last frame."""
+        """Normalised features [B, 32, 5, H, W], oldest first -> logits [B, 1, H, W] of the last frame."""
         fine = self.down1(x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_direction_branch):
             coarse = self.direction_branch(fine)
-        merged = self.up1((coarse, fine))  # [B, 32, H, W]
-        last = x[FRAMES - 1 :: FRAMES]
-        return self.head(torch.cat([merged, last], dim=1))
+        merged = self.up1((coarse, fine))[:, :, 0]  # [B, 32, H, W]
+        return self.head(torch.cat([merged, x[:, :, -1]], dim=1))
 
     def direction_branch(self, fine: Tensor) -> Tensor:
-        """[B * 5, 32, H, W] -> [B * 5, 32, H/2, W/2]."""
+        """[B, 32, 5, H, W] -> [B, 32, 5, H/2, W/2]."""
         half = self.down2(fine)
         quarter = self.down3(half)
         return self.up2((self.up3((self.down4(quarter), quarter)), half))
@@ -155,7 +189,7 @@ class ResUNetDTUM(nn.Module):
 
     def __init__(self, train_direction_branch: bool = False):
         super().__init__()
-        self.unet = ResUNet(3, CHANNELS, width=8)
+        self.unet = ResUNet(3, CHANNELS, width=8, folds=False)
         self.dtum = DTUM(train_direction_branch)
 
     def forward(self, clip: Tensor) -> dict[str, Tensor]:
@@ -170,12 +204,13 @@ class ResUNetDTUM(nn.Module):
         return {"logits": self.dtum(self.dtum.normalised(features))[..., :height, :width]}
 
     def features(self, clip: Tensor) -> Tensor:
-        """The Res-UNet's features [B * 5, 32, H, W] of the frames of each clip."""
-        if not self.training:
-            return self.unet(clip.transpose(1, 2).flatten(0, 1))
-        # Batch norms see the frames one by one, the newest first, as published.
+        """The Res-UNet's features [B, 32, 5, H, W] of the frames of each clip.
+
+        It sees the frames one by one, the newest first, as published: batch norms learn in that order, and
+        PyTorch rounds the convolutions of several frames at once in another way.
+        """
         newest_first = [self.unet(frame) for frame in reversed(clip.unbind(2))]
-        return torch.stack(newest_first[::-1], dim=1).flatten(0, 1)
+        return torch.stack(newest_first[::-1], dim=2)
 
     def stream(self) -> "Stream":
         """A form for the frames of one video in turn, see Stream; it does not follow later weights."""
@@ -203,7 +238,7 @@ class Stream:
 
     def __init__(self, network: ResUNetDTUM):
         self.network = folded_copy(network)
-        self.known: dict[int, Tensor] = {}  # normalised features [1, 32, H, W], by the frame's place
+        self.known: dict[int, Tensor] = {}  # normalised features [1, 32, 1, H, W], by the frame's place
 
     @torch.no_grad()
     def __call__(self, clip: Tensor, places: Sequence[int]) -> dict[str, Tensor]:
@@ -215,13 +250,11 @@ class Stream:
         check_clip(clip)
         height, width = clip.shape[-2:]
         frames = dict(zip(places, pad_to_multiple(clip).unbind(2), strict=True))
-        new = [place for place in frames if place not in self.known]
-        if new:
-            dtum = self.network.dtum
-            features = dtum.normalised(self.network.unet(torch.cat([frames[place] for place in new])))
-            self.known.update(zip(new, features.split(1), strict=True))
-        self.known = {place: self.known[place] for place in frames}
-        logits = self.network.dtum(torch.cat([self.known[place] for place in places]))
+        self.known = {place: self.known.get(place, None) for place in frames}
+        for place, frame in frames.items():
+            if self.known[place] is None:
+                self.known[place] = self.network.dtum.normalised(self.network.unet(frame).unsqueeze(2))
+        logits = self.network.dtum(torch.cat([self.known[place] for place in places], dim=2))
         return {"logits": logits[..., :height, :width]}
 
 

@@ -11,14 +11,16 @@ class ConvNorm(nn.Module):
     """A convolution and its batch norm; in eval one convolution, with the norm folded in.
 
     A convolution that is not computed as PyTorch does has a method `convolve(x, weight, bias)`.
+
+    folds: False computes one after the other in eval too, where what follows depends on the last bit
     """
 
-    def __init__(self, conv: nn.Module, norm: nn.Module):
+    def __init__(self, conv: nn.Module, norm: nn.Module, folds: bool = True):
         super().__init__()
-        self.conv, self.norm = conv, norm
+        self.conv, self.norm, self.folds = conv, norm, folds
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
+        if self.training or not self.folds:
             return self.norm(self.conv(x))
         return convolve(self.conv, x, *self.folded())
 
@@ -47,7 +49,7 @@ def folded_copy(network: nn.Module) -> nn.Module:
     with torch.inference_mode(False):  # inference tensors lack the version counter that some layers read
         network = copy.deepcopy(network).eval()
         for module in network.modules():
-            if isinstance(module, ConvNorm):
+            if isinstance(module, ConvNorm) and module.folds:
                 module.conv.weight, module.conv.bias = map(nn.Parameter, module.folded())
                 module.norm = None
     return network.requires_grad_(False)
