@@ -191,7 +191,7 @@ class SamplingSettings:
     )
     crops: str = setting(
         "around",
-        "how it is placed by a target: around (its centre within a sixth of the side of the patch's, as "
+        "how a patch is placed by a target: around (its centre within a sixth of the side of the patch's, as "
         "DeepPro) or dtum (its first row and column less than half a side before those of one of its pixels)",
         choices=("around", "dtum"),
         task="masks",
