@@ -5,7 +5,7 @@ Precedence: the defaults of schema.py < the model's RECIPE < its entry for the d
 
 import ast
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from utils.engine import optim, schedules  # noqa: F401, registers them
@@ -64,7 +64,7 @@ def recipe_with(recipe: Recipe, typed: dict[str, Any], task: str | None = None) 
     put_layer(values, typed)
     changed = from_flat(values)
     after = flat(changed.to_dict())
-    check_effects(changed, {key for key in typed if before.get(key) != after.get(key)}, task)
+    check_effects(changed, typed, task, {key for key in typed if before.get(key) == after.get(key)})
     return changed
 
 
@@ -217,13 +217,18 @@ def check_use(typed: Iterable[str], parts: Sequence[str], what: str) -> None:
             raise UserError(f"recipe key {key} has no effect on {what}; leave it out")
 
 
-def check_effects(recipe: Recipe, typed: dict[str, Any], task: str | None) -> None:
-    """Raises UserError for a typed key that the rest of the recipe ignores."""
+def check_effects(
+    recipe: Recipe, typed: Iterable[str], task: str | None, known: Collection[str] = ()
+) -> None:
+    """Raises UserError for a typed key that the task or the rest of the recipe ignores.
+
+    known: typed keys whose values a saved recipe has already, which may have been completed by them
+    """
     for key in typed:
         facts = SETTINGS[key].facts if key in SETTINGS else None
         if facts and task and facts.task and facts.task != task:
             raise UserError(f"recipe key {key} has no effect on a model of {task}; leave it out")
-        if facts and facts.acts and not facts.acts[0](recipe):
+        if facts and facts.acts and key not in known and not facts.acts[0](recipe):
             raise UserError(
                 f"recipe key {key} has no effect here; it acts where {facts.acts[1]}: set that too, or leave "
                 "it out"
