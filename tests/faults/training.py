@@ -30,7 +30,7 @@ class Setup:
     draws: str
 
 
-NATIVE = ("--set", "train_resize=None", "--set", "test_resize=None")
+NATIVE = ("--set", "train_resize=None", "--set", "test_resize=None", "--protocol", "clean")
 MIRRORS = ("--set", "augment=('flip_rows','flip_columns','gain(limit=0.3)')")
 DEEPPRO = ("--seq_len", "4", "--batch_size", "2", "--sample_rate", "0.6", "--save_every", "1")
 MASKS = ("--batch_size", "2", "--sample_rate", "0.4", "--save_every", "1")
