@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -143,23 +144,36 @@ def test_commands_parse_and_their_keys_resolve(words):
     assert names or not typed
 
 
-def test_the_training_on_daub_is_the_one_of_the_table():
-    """The command as it was typed when the table was measured; what it left out then has to be said today."""
-    (words,) = [
-        w for w in readme_commands() if w.script == "train.py" and "STMENet" in w.flags and "5" in w.flags
+def result_commands() -> list[list[str]]:
+    """The words of the commands in docs/results.md, as a shell expands them."""
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    lines = [line.strip() for line in page.splitlines() if line.startswith("    ")]
+    script = re.sub(r"<[^>]+>", "some", "\n".join(lines))
+    shell = "python() { printf '%s\\0' \"$@\"; printf '\\n'; }\n" + script
+    done = subprocess.run(["bash", "-ec", shell], capture_output=True, text=True, check=True)
+    return [line.strip("\0").split("\0") for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="takes bash")
+def test_the_trainings_on_daub_are_those_of_the_table():
+    *trainings, tested = result_commands()
+    assert [words[:3] for words in trainings] == [
+        ["train.py", "--model_names", model] for model in ("STMENet", "SSTNet", "ResUNet-DTUM")
     ]
-    before = (
-        "epochs=5 sample_rate=8 optimizer=adam learning_rate=1e-3 num_workers=0 schedule=warmup-cosine "
-        "warmup_epochs=1 ema=0.998 parameter_groups=no-norm-decay model.init=constructor "
-        "model.objectness_prior=0.01 clip.crop=192 clip.flips=True clip.gain=0.5 clip.drift=10 "
-        "clip.target_crops=0.6 clip.mean=None clip.std=None"
-    )
-    typed = dict(map(parse_setting, [*before.split(), "clip.gray_scale=None"]))
-    now = resolved("STMENet", "Folder", typed_settings(train.parse(list(words.flags))))
-    assert now == resolved("STMENet", "Folder", typed)
-    assert now.optimisation.schedule_options == {"warmup_epochs": 1, "min_learning_rate": 6.25e-6}
-    crop = "crop(192, drift=10, target_chance=0.6)"
-    assert now.sampling.augment == ("gain(0.5)", "flip_columns", "flip_rows", crop)
+    test.parse(tested[1:])
+    epochs = {}
+    for words in trainings:
+        recipe = resolved(words[2], "DAUB", typed_settings(train.parse(words[1:])))
+        chosen, scoring = recipe.optimisation, recipe.scoring
+        assert (chosen.optimizer, chosen.learning_rate, chosen.ema) == ("AdamW", 1e-3, 0.99)
+        assert chosen.schedule_options["warmup_epochs"] == 1 and chosen.parameter_groups == "no-norm-decay"
+        assert (scoring.best, scoring.protocol, recipe.sampling.batch_size) == ("last", "clean", 8)
+        assert recipe.sampling.augment == ("flip_rows", "flip_columns", "transpose")
+        assert recipe.sampling.box_masks == (words[2] == "ResUNet-DTUM")
+        assert recipe.model.get("objectness_prior") == (None if recipe.sampling.box_masks else 0.01)
+        epochs[words[2]] = (chosen.epochs, recipe.sampling.sample_rate, recipe.sampling.patch)
+    side = 128  # of patches in the letterbox
+    assert epochs == {"STMENet": (10, 1, side), "SSTNet": (5, 0.5, side), "ResUNet-DTUM": (4, 1, 96)}
 
 
 @pytest.mark.parametrize("words", [w for w in ALL if w.script not in COMMANDS], ids=str)
