@@ -62,7 +62,9 @@ class TrainingClips(Dataset):
         sample = self._patch(sample.only(self.view.predicted(drawn.frames)), drawn.draw, name)
 
         if drawn.sequence not in self._normalisations:
-            self._normalisations[drawn.sequence] = self.view.normalisation(self.data, frames.statistics)
+            self._normalisations[drawn.sequence] = self.view.normalisation(
+                self.data.constants, frames.statistics
+            )
         images = self._normalisations[drawn.sequence](sample.images)
         sample = sample.padded(self.view.pad_time(images, drawn.padding), drawn.padding)
         for augmentation in self._stage("clip"):

@@ -9,15 +9,14 @@ import numpy as np
 from dataset.cache import CachedFrames
 from dataset.io import gray_values, read_gray, read_size
 from dataset.masks import read_centroid_map, read_mask
-from dataset.sampling import SIMULATED
+from dataset.normalisation import gray_statistics
+from dataset.sampling import SIMULATED, evenly_spaced
 from dataset.sequence import Sequence
 from dataset.simulated import read_simulated
 from dataset.view import View
 from utils.boxes import MIN_SIDE, component_boxes, filled, lengthened
 from utils.errors import UserError
 from utils.recipe.schema import ViewSettings
-
-STATISTICS_FRAMES = 32
 
 
 class FrameMemory:
@@ -181,9 +180,7 @@ class SequenceFrames:
 
     def statistics(self) -> tuple[float, float]:
         """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, STATISTICS_FRAMES).round().astype(int))
-        values = np.stack([gray_values(self._pixels("images", i)) for i in chosen]).astype(np.float64)
-        return float(values.mean()), max(float(values.std()), 1e-3)
+        return gray_statistics([self._pixels("images", place) for place in evenly_spaced(len(self))])
 
     # ---------------------------------------------------------------- private
 

@@ -40,7 +40,7 @@ def from_file(path: Path, take: Callable[[Image.Image], Any], header_only: bool 
     size = None
     try:
         if stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            source = path if header_only else checked_bytes(path)
+            source = path if header_only else checked(path.read_bytes())
             with Image.open(source) as file:
                 size = file.size
                 if math.prod(size) <= MAX_PIXELS:
@@ -63,12 +63,11 @@ def from_file(path: Path, take: Callable[[Image.Image], Any], header_only: bool 
     )
 
 
-def checked_bytes(path: Path) -> io.BytesIO:
-    """The bytes of a file. Raises ValueError where a PNG is cut off or one of its checksums is another one.
+def checked(data: bytes) -> io.BytesIO:
+    """The bytes of an image. Raises ValueError where a PNG is cut off or one of its checksums is another one.
 
     Pillow does not compare those of the pixels, and a flipped bit would change many of them.
     """
-    data = path.read_bytes()
     if data.startswith(PNG):
         view, end = memoryview(data), len(PNG)
         while view[end - 8 : end - 4] != b"IEND":  # the name of the last part, before its checksum

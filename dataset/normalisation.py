@@ -1,5 +1,6 @@
 """Gray values to network input."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,3 +59,9 @@ class Normalisation:
         fractions = (gray / np.float32(self.scale)).astype(np.float64)
         centred = (fractions - mean).astype(np.float32)
         return (centred / np.float64(std)).astype(np.float32)
+
+
+def gray_statistics(frames: Sequence[np.ndarray]) -> tuple[float, float]:
+    """(mean, standard deviation) of the gray values of some frames, all of one size."""
+    values = np.stack([gray_values(pixels) for pixels in frames]).astype(np.float64)
+    return float(values.mean()), max(float(values.std()), 1e-3)

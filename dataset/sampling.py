@@ -1,16 +1,16 @@
 """Which frames go together: windows and clips around a key frame, and the drawing of both for training."""
 
-import math
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
 
 SIMULATED = 4  # frames before the first one, of sequences that have such
+STATISTICS_FRAMES = 32  # of which gray values are measured
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,22 @@ def test_windows(frames: int, length: int) -> list[tuple[int, int]]:
     """
     if frames <= length:
         return [(0, frames)]
-    shared = overlap(length) if length > 1 else 0
-    count = math.ceil((frames - shared) / (length - shared))
-    ends = [min(frames, (i + 1) * (length - shared) + shared) for i in range(count)]
-    return [(end - length, end) for end in ends]
+    windows = list(takewhile(lambda window: window[1] <= frames, endless_windows(length)))
+    return windows if windows[-1][1] == frames else [*windows, (frames - length, frames)]
 
 
 test_windows.__test__ = False  # not a test, whatever pytest makes of its name
+
+
+def endless_windows(length: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the windows that cover a sequence without end, in order."""
+    shared = overlap(length) if length > 1 else 0
+    return ((stop - length, stop) for stop in count(length, length - shared))
+
+
+def evenly_spaced(frames: int, most: int = STATISTICS_FRAMES) -> list[int]:
+    """The places of up to `most` evenly spaced frames, the first and the last one among them."""
+    return np.unique(np.linspace(0, frames - 1, most).round().astype(int)).tolist()
 
 
 def frame_numbers(images: Sequence[Path], neighbours: str = "number") -> list[int]:

@@ -106,6 +106,11 @@ class SequenceSet:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def constants(self) -> tuple[float, float] | None:
+        """Mean and std of its gray values; None where its papers give none."""
+        return None if self.mean is None else (self.mean, self.std)
+
+    @property
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Plain values by which the same data is known again, wherever it lies; of names and counts alone."""
         sequences = {sequence.name: sequence.contents for sequence in self}

@@ -1,9 +1,12 @@
 """Sequences to test clips, and predictions back to the size of the frames."""
 
-from collections.abc import Callable, Collection, Iterator
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -17,56 +20,19 @@ from utils.boxes import component_boxes, component_centroids
 from utils.grid import EXACT, Grid
 from utils.recipe.schema import ViewSettings
 
+T = TypeVar("T")
 
-class TestVideo:
-    """One sequence at test time: the clips to predict, and the truth to score them with.
 
-    Iterating gives (frames, clip [1, C, T, h, w]) per clip; `ClipFrames` tells which frames the model
-    predicts from it: those of a window, or one key frame. Each frame is decoded once; the next clip is read
-    while the current one is computed. Pixels are held during an iteration alone.
-    """
+class VideoGeometry(ABC):
+    """How frames of a video become the network's input, and how what it finds comes back to their pixels."""
 
-    __test__ = False  # not a test, whatever pytest makes of its name
-
-    def __init__(
-        self, sequence: Sequence, data: SequenceSet, settings: ViewSettings, cache: Path | None = None
-    ):
-        self.name, self.data, self.view = sequence.name, data, View.of(settings, "test")
-        self.frames = SequenceFrames(sequence, self.view, cache)
-        self.originals = SequenceFrames(sequence, cache=cache) if self.view.placed_size else self.frames
-        self.clips = self.view.clips(sequence)
-
-    @cached_property
-    def normalisation(self) -> Normalisation:
-        """Measured on first use: kept predictions are scored without it."""
-        return self.view.normalisation(self.data, self.frames.statistics)
-
-    def __len__(self) -> int:
-        return len(self.clips)
+    def __init__(self, name: str, settings: ViewSettings):
+        self.name, self.view = name, View.of(settings, "test")
 
     @property
+    @abstractmethod
     def size(self) -> tuple[int, int]:
         """(height, width) of the original frames."""
-        return self.originals.size
-
-    def __iter__(self) -> Iterator[tuple[ClipFrames, Tensor]]:
-        recent: dict[int, np.ndarray] = {}  # frames of the last clip, by place
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._clip, self.clips[0], recent)
-            for following in [*self.clips[1:], None]:
-                current = ahead.result()
-                if following:
-                    ahead = reader.submit(self._clip, following, recent)
-                yield current
-
-    def cache_steps(self) -> list[Callable[[], None]]:
-        """A call that makes or checks the files of the cache, by reading a frame and its truth."""
-
-        def read() -> None:
-            self.frames.image(0)
-            self.truth(0)
-
-        return [read] if self.frames.cache else []
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -87,6 +53,52 @@ class TestVideo:
         They are rounded to float32, so that a file of left, top, width and height keeps them to the bit.
         """
         return self.view.invert_boxes(boxes, self.size, grid).astype(np.float32).astype(np.float64)
+
+
+class TestVideo(VideoGeometry):
+    """One sequence at test time: the clips to predict, and the truth to score them with.
+
+    Iterating gives (frames, clip [1, C, T, h, w]) per clip; `ClipFrames` tells which frames the model
+    predicts from it: those of a window, or one key frame. Each frame is decoded once; the next clip is read
+    while the current one is computed. Pixels are held during an iteration alone.
+    """
+
+    __test__ = False  # not a test, whatever pytest makes of its name
+
+    def __init__(
+        self, sequence: Sequence, data: SequenceSet, settings: ViewSettings, cache: Path | None = None
+    ):
+        super().__init__(sequence.name, settings)
+        self.data = data
+        self.frames = SequenceFrames(sequence, self.view, cache)
+        self.originals = SequenceFrames(sequence, cache=cache) if self.view.placed_size else self.frames
+        self.clips = self.view.clips(sequence)
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """Measured on first use: kept predictions are scored without it."""
+        return self.view.normalisation(self.data.constants, self.frames.statistics)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the original frames."""
+        return self.originals.size
+
+    def __iter__(self) -> Iterator[tuple[ClipFrames, Tensor]]:
+        recent: dict[int, np.ndarray] = {}  # frames of the last clip, by place
+        return one_ahead(self._clip(clip, recent) for clip in self.clips)
+
+    def cache_steps(self) -> list[Callable[[], None]]:
+        """A call that makes or checks the files of the cache, by reading a frame and its truth."""
+
+        def read() -> None:
+            self.frames.image(0)
+            self.truth(0)
+
+        return [read] if self.frames.cache else []
 
     def truth(self, index: int, kinds: Collection[str] = ()) -> dict[str, np.ndarray | None]:
         """The truth of a frame at its original size.
@@ -135,3 +147,21 @@ class TestVideo:
                 recent[place] = self.frames.image(place)
         pixels = np.stack([recent[place] for place in clip.places])
         return clip, self.view.apply(pixels, self.normalisation, self.name)[None]
+
+
+def one_ahead(items: Generator[T, None, None], stop: Callable[[], None] = lambda: None) -> Iterator[T]:
+    """The items, of which a thread makes the next one while the current one is used.
+
+    stop: called where the items are left early, before the thread is waited for
+    What is raised while an item is made is raised here in its place. The generator `items` is closed in any
+    case: at its end, by an error on either side, or when the one that this function returns is closed.
+    """
+    end = object()
+    with contextlib.closing(items), ThreadPoolExecutor(1) as maker:
+        ahead = maker.submit(next, items, end)
+        try:
+            while (current := ahead.result()) is not end:
+                ahead = maker.submit(next, items, end)
+                yield current
+        finally:
+            stop()

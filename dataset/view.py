@@ -13,7 +13,7 @@ from torch import Tensor
 from dataset.io import gray_values
 from dataset.normalisation import Normalisation
 from dataset.sampling import ClipFrames, frame_numbers, test_windows
-from dataset.sequence import Sequence, SequenceSet
+from dataset.sequence import Sequence
 from utils.errors import UserError
 from utils.grid import EXACT, Grid
 from utils.recipe.schema import ViewSettings
@@ -221,11 +221,12 @@ class View:
     # ---------------------------------------------------------------- values
 
     def normalisation(
-        self, data: SequenceSet, statistics: Callable[[], tuple[float, float]]
+        self, constants: tuple[float, float] | None, statistics: Callable[[], tuple[float, float]]
     ) -> Normalisation:
         """What normalises a sequence: the recipe's mean and std, else the data set's, else the sequence's.
 
-        statistics: gives the last two; called only where they are needed
+        constants:  mean and std of the data set, None where it has none
+        statistics: gives those of the sequence; called only where they are needed
         Raises UserError where the recipe wants those of the training frames and nobody has measured them.
         """
         chosen = self.settings
@@ -236,7 +237,7 @@ class View:
                 "recipe key view.statistics is train, and view.mean and view.std are not measured yet: take "
                 "the recipe that dataset.prepare.prepared gives"
             )
-        return Normalisation(*((data.mean, data.std) if data.mean is not None else statistics()))
+        return Normalisation(*(constants or statistics()))
 
     def apply(self, pixels: np.ndarray, normalisation: Normalisation, name: str = "") -> Tensor:
         """The network's input, float32 [C, T, h, w], of placed frames [n, H, W], n at most the clip's T.
