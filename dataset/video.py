@@ -1,6 +1,7 @@
 """Sequences to test clips, and predictions back to the size of the frames."""
 
 import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,9 @@ from dataset.sequence import Sequence, SequenceSet
 from dataset.view import View
 from utils.boxes import component_boxes, component_centroids
 from utils.grid import EXACT, Grid
+from utils.motion import Motion
 from utils.recipe.schema import ViewSettings
+from utils.registration import MODES, Registrar
 
 T = TypeVar("T")
 
@@ -73,6 +76,20 @@ class TestVideo(VideoGeometry):
         self.frames = SequenceFrames(sequence, self.view, cache)
         self.originals = SequenceFrames(sequence, cache=cache) if self.view.placed_size else self.frames
         self.clips = self.view.clips(sequence)
+        mode = MODES.get(settings.register)
+        self.registrar = mode and Registrar(mode)
+        self._motions: list[Motion] = []
+        self._measuring = threading.Lock()
+
+    def motion(self, index: int) -> Motion:
+        """How the background moved from the frame before to this one; the identity where nothing registers.
+
+        Measured on first use, and with it those of all frames before.
+        """
+        with self._measuring:
+            while self.registrar and len(self._motions) <= index:
+                self._motions.append(self.registrar(self.originals.image(len(self._motions))))
+        return self._motions[index] if self.registrar else Motion()
 
     @cached_property
     def normalisation(self) -> Normalisation:

@@ -15,6 +15,7 @@ from model import (  # noqa: F401
     smfnet,
     sstnet,
     stmenet,
+    temporal_median,
     tophat,
     tsmsa,
 )

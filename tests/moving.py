@@ -225,4 +225,4 @@ def ridge(first: np.ndarray, last: np.ndarray, size: tuple[int, int], _draw) -> 
         np.arange(low, high + 0.5 / FINENESS, 1 / FINENESS) for low, high in zip(first, last, strict=True)
     )
     line = size[0] * (0.66 + 0.05 * np.sin(2 * np.pi * x / size[1]) + 0.03 * np.sin(5 * np.pi * x / size[1]))
-    return (1 / (1 + np.exp(-(y[:, None] - line) / 0.5))).astype(np.float32)
+    return (0.5 + 0.5 * np.tanh(y[:, None] - line)).astype(np.float32)

@@ -81,7 +81,7 @@ PUBLISHED = {
     **dict.fromkeys(("STMENet", "SMFNet", "SSTNet"), "loss"),
     **dict.fromkeys(("TSMSA", "ACM", "DNANet", "RDIAN", "MSHNet"), "iou+pd"),
     **dict.fromkeys(("ResUNet-DTUM", "ResUNet-RFR", "RPRNet"), "last"),
-    "TopHat": None,  # which is not trained
+    **dict.fromkeys(("TopHat", "TemporalMedian")),  # which are not trained
 }
 
 

@@ -160,7 +160,7 @@ def test_each_clip_of_a_batch_is_judged_by_itself(name):
     torch.testing.assert_close(together, alone, rtol=0, atol=RANDOM_WEIGHTS * scale)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", [name for name in list_models() if name != "TemporalMedian"])  # no gradient
 def test_eval_gives_the_logits_and_input_gradient_of_the_form_that_trains(name):
     """In float64, where rounding flips no ReLU and no maximum, which would move a gradient."""
     eval_form, training_form = filled(name).double(), freeze_norms(filled(name)).double()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from utils.boxes import Geometry, Prediction
 from utils.engine.runtime import Runtime
 from utils.errors import UserError
+from utils.motion import Motion
 from utils.task import Task
 
 
@@ -17,6 +18,9 @@ class Video(Geometry, Protocol):
     """A sequence at test time, as dataset.video.TestVideo."""
 
     name: str
+
+    def motion(self, index: int) -> Motion:
+        """How the background moved from the frame before to one."""
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         """(frames, clip [1, C, T, H, W]) per clip: `frames.count` frames from `frames.first` on are predicted
@@ -75,18 +79,48 @@ def predict_video(
     """
     model.eval()
     step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)
+    by_clip = late_outputs if getattr(step, "late", False) else clip_outputs
     fusion = WindowFusion()
-    for frames, clip in video:
-        with runtime.computing():
-            raw = step(runtime.place(clip), frames.places)
-        decoded = model.decode(runtime.widened(raw))
-        outputs = task.outputs(decoded, frames.count)
-        if on_clip:
-            on_clip(video, frames, outputs)
-        for index, output in fusion.add(frames.first, outputs):
+    for first, outputs in by_clip(model, step, task, runtime, video, on_clip):
+        for index, output in fusion.add(first, outputs):
             yield index, checked(task.prediction(output, video, threshold), index, video)
     for index, output in fusion.finish():
         yield index, checked(task.prediction(output, video, threshold), index, video)
+
+
+def clip_outputs(
+    model: nn.Module, step: Callable, task: Task, runtime: Runtime, video: Video, on_clip: Callable | None
+) -> Iterator[tuple[int, Any]]:
+    """(first frame, what the network gives of it and of those after it) per clip."""
+    for frames, clip in video:
+        with runtime.computing():
+            raw = step(runtime.place(clip), frames.places)
+        outputs = task.outputs(model.decode(runtime.widened(raw)), frames.count)
+        if on_clip:
+            on_clip(video, frames, outputs)
+        yield frames.first, outputs
+
+
+def late_outputs(
+    model: nn.Module, step: Any, task: Task, runtime: Runtime, video: Video, _on_clip: Callable | None
+) -> Iterator[tuple[int, Any]]:
+    """The same of a stream that waits for the frames after one: of those in turn that are complete by then.
+
+    Such a stream takes the motion of the background too, and gives in `finish()` what is left at the end.
+    """
+    done = 0
+    for raw in late_steps(step, runtime, video):
+        decoded = model.decode(runtime.widened(raw))
+        yield done, task.outputs(decoded, decoded.shape[1])
+        done += decoded.shape[1]
+
+
+def late_steps(step: Any, runtime: Runtime, video: Video) -> Iterator[dict[str, Tensor]]:
+    for frames, clip in video:
+        motions = [video.motion(place) for place in frames.places]
+        with runtime.computing():
+            yield step(runtime.place(clip), frames.places, motions)
+    yield step.finish()
 
 
 def checked(prediction: Prediction, index: int, video: Video) -> Prediction:

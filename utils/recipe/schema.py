@@ -83,6 +83,13 @@ class ViewSettings:
         at_most=LARGEST_SIDE,
         acts=(lambda recipe: not recipe.view.canvas, "view.canvas is None"),
     )
+    register: str = setting(
+        "off",
+        "registration of the frames of a clip to its key frame, or to the middle of a window: off, auto "
+        "(where it is measured to help) or on (whenever it succeeds)",
+        choices=("off", "auto", "on"),
+        flag="register",
+    )
     padding: str = setting(
         "zeros",
         "frames that fill a short window: zeros (the mean gray value) or the border frame repeated",
