@@ -17,10 +17,11 @@ from dataset.video import TestVideo
 from metrics.papers import published_rows, refuse_unpublished
 from metrics.protocols import recipe_lines, table_figures
 from model import create_model
-from utils.cli import add_data_flags, add_recipe_flags, add_switch, new_parser, typed_settings
+from utils import cli
 from utils.engine.candidates import Candidate, find_candidates, wanted_sets
 from utils.engine.runtime import Runtime
 from utils.engine.score import score_set
+from utils.engine.stages import linked
 from utils.errors import run_command
 from utils.recipe.schema import Recipe
 from utils.report.evaluation import Result, Summary, write_evaluation, write_paper_table
@@ -28,27 +29,24 @@ from utils.report.pictures import SheetWriter
 from utils.report.predictions import PredictionWriter
 from utils.report.rows import Table
 from utils.runlog import new_run_folder
+from utils.tracking import TrackSettings
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = new_parser("Test detectors of infrared small moving targets.")
-    add_data_flags(parser)
+    parser = cli.new_parser("Test detectors of infrared small moving targets.")
+    cli.add_data_flags(parser)
     parser.set_defaults(dataset_names=None, dataset_dir=None)  # then those of --predictions
-    add_recipe_flags(parser, "seq_len", "threshold")
-    add, paths = parser.add_argument, {"nargs": "+", "type": Path, "default": []}
-    add("--checkpoint", help="checkpoints that train.py wrote; each names its model", **paths)
-    add("--official", help="published weights, in the order of --model_names", **paths)
+    cli.add_recipe_flags(parser, "seq_len", "threshold")
+    cli.add_weight_flags(parser)
+    add = parser.add_argument
     add("--split", choices=("test", "train"), help="which sequences (default: test)")
-    text = "score as the model's paper does, by the rules that are the same for all, or side by side"
-    choices = ("published", "clean")
-    add("--protocol", nargs="+", choices=choices, default=list(choices), dest="protocols", help=text)
-    add_switch(parser, "--save_predictions", "keep maps (also as 8-bit PNG) and boxes")
-    add(
-        "--predictions", metavar="DIR", help="score what --save_predictions wrote, without a network", **paths
-    )
+    cli.add_scoring_flags(parser)
+    cli.add_switch(parser, "--save_predictions", "keep maps (also as 8-bit PNG) and boxes")
+    text = "score what --save_predictions wrote, without a network"
+    add("--predictions", nargs="+", type=Path, default=[], metavar="DIR", help=text)
     text = "print what is published on a data set and what was measured here beside it, and end"
     add("--paper_table", metavar="DATASET", help=text)
-    add_switch(parser, "--save_overlays", "write contact sheets: targets and detections")
+    cli.add_switch(parser, "--save_overlays", "write contact sheets: targets and detections")
     return parser.parse_args(argv)
 
 
@@ -64,24 +62,25 @@ class Test:
     lines: list
     videos: list[TestVideo]
     runtime: Runtime
+    tracks: TrackSettings | None
 
 
 def build_test(args: argparse.Namespace, candidate: Candidate, data: SequenceSet) -> Test:
     """All parts of a test. Raises UserError for what cannot work; nothing is written yet."""
-    recipe = candidate.recipe(data.name, typed_settings(args))
+    recipe = candidate.recipe(data.name, cli.typed_settings(args))
     candidate.tell(data.name, recipe)
-    lines = recipe_lines(recipe, list(dict.fromkeys(args.protocols)), data.name)
+    lines = recipe_lines(recipe, cli.protocols(args), data.name)
     cache = cache_folder(args.cache_dir) if args.cache else None
     recipe = recipe if candidate.saved else prepared(recipe, [data], cache)
     videos = [TestVideo(sequence, data, recipe.view, cache) for sequence in data]
     candidate.try_out(recipe, create_model, videos)
-    return Test(candidate, data, recipe, lines, videos, Runtime.of(recipe.runtime))
+    return Test(candidate, data, recipe, lines, videos, Runtime.of(recipe.runtime), cli.track_settings(args))
 
 
 def run_test(args: argparse.Namespace, test: Test, table: Table) -> Result:
     """Score one model on one data set and write its folder."""
     candidate, data, recipe = test.candidate, test.data, test.recipe
-    predict = candidate.predictor(recipe, create_model, test.runtime)
+    predict = linked(candidate.predictor(recipe, create_model, test.runtime), recipe, test.tracks)
     folder = new_run_folder(args.log_dir, data.name, candidate.name)
     keeper = PredictionWriter(folder / "predictions") if args.save_predictions else None
     sheets = SheetWriter(folder / "overlays", candidate.name, test.lines, recipe.scoring.threshold)
@@ -96,6 +95,7 @@ def run_test(args: argparse.Namespace, test: Test, table: Table) -> Result:
     if keeper:
         keeper.finish(facts)
     facts |= {"device": test.runtime.name, "seconds": seconds, "frames": sum(map(len, data))}
+    facts["tracks"] = test.tracks and dataclasses.asdict(test.tracks)
     computed = [] if candidate.saved else test.videos
     facts["normalisation"] = {video.name: dataclasses.asdict(video.normalisation) for video in computed}
     published = published_rows(data.name, candidate.name)

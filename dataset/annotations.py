@@ -140,13 +140,16 @@ def decimal(value: float) -> str:
 # ---------------------------------------------------------------- COCO json
 
 
-def read_coco(path: Path, rule: str = "exact", check: TruthCheck | None = None) -> BoxTable:
+def read_coco(
+    path: Path, rule: str = "exact", check: TruthCheck | None = None, tracks: bool = False
+) -> BoxTable:
     """The boxes of a COCO file; nothing when it is a json of another kind.
 
     rule:  "exact", or "published", as `coco_to_txt` of SSTNet, STMENet and SMFNet reads: x, y, width and
            height are truncated to whole pixels, frames come in the order of their first box, and frames
            without a box are left out
     check: which boxes may stay; None: all that are boxes
+    tracks: whether the rows have the track_id behind the class; None where an annotation has none
     Raises UserError naming the first entry that does not fit.
     """
     check = check or TruthCheck()
@@ -155,11 +158,13 @@ def read_coco(path: Path, rule: str = "exact", check: TruthCheck | None = None) 
         return {}
     frames = _coco_frames(path, content, check)
     table: BoxTable = {} if rule == "published" else {frame: [] for frame in frames.values()}
-    for place, (frame, box, label) in _coco_parsed(path, content, "annotations", partial(_coco_box, frames)):
+    for place, (frame, box, *labels) in _coco_parsed(
+        path, content, "annotations", partial(_coco_box, frames)
+    ):
         x, y, width, height = box
         if check.keeps_box(path, place, frame, [x, y, x + width, y + height]):
             x, y, width, height = map(math.trunc, box) if rule == "published" else box
-            table.setdefault(frame, []).append([x, y, x + width, y + height, label])
+            table.setdefault(frame, []).append([x, y, x + width, y + height, *labels[: 1 + tracks]])
     return table
 
 
@@ -237,12 +242,14 @@ def _coco_frames(path: Path, content: dict[str, Any], check: TruthCheck) -> dict
     return frames
 
 
-def _coco_box(frames: Mapping[Any, str], entry: dict) -> tuple[str, list[float], int]:
-    """Frame, x, y, width, height and class of an annotation."""
+def _coco_box(frames: Mapping[Any, str], entry: dict) -> tuple[str, list[float], int, int | None]:
+    """Frame, x, y, width, height, class and track_id of an annotation."""
     if not isinstance(entry["bbox"], list) or not all(map(is_number, entry["bbox"])):
         raise TypeError("bbox is no list of numbers")
     x, y, width, height = map(float, entry["bbox"])
-    return frames[entry["image_id"]], [x, y, width, height], int(entry.get("category_id", 1)) - 1
+    target = entry.get("track_id")
+    target = target if type(target) is int else None
+    return frames[entry["image_id"]], [x, y, width, height], int(entry.get("category_id", 1)) - 1, target
 
 
 def is_number(value: Any) -> bool:

@@ -12,15 +12,16 @@ Beside `images/` lies the truth, the first of these that is there, or none:
     masks/, masks_centroid/                 image files, in the same folders as the frames
     centroids.txt|csv, groundtruth.txt      a line per frame: row,col or row,col;row,col or nothing
     boxes.csv                               header frame,x,y,w,h and a line per target; x,y: upper left corner
+                                            (a column id, if there is one, tells which target it is)
     labels/*.xml, annotations/*.xml         Pascal VOC, a file per frame that has a target
     *.json, json/*.json, annotations/*.json COCO
     *.txt                                   a line per frame: path x1,y1,x2,y2,class x1,y1,x2,y2,class ...
 
 The files of points and boxes.csv serve a folder with one sequence. COCO and *.txt name the frames by their
-path below `images/`, and name all that are on disk. Frames are in natural order (2.png before 10.png); masks
-and centroid maps bear the names of their frames, but for the suffix and zeros before a number. Boxes and
-points that cannot be true (see dataset.truth) are refused. `train.txt` and `test.txt` with sequence names, in
-the root, make the splits.
+path below `images/`, and name all that are on disk; COCO may tell targets apart by track_id. Frames are in
+natural order (2.png before 10.png); masks and centroid maps bear the names of their frames, but for the
+suffix and zeros before a number. Boxes and points that cannot be true (see dataset.truth) are refused.
+`train.txt` and `test.txt` with sequence names, in the root, make the splits.
 """
 
 import os

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -100,6 +100,7 @@ class FolderTruth:
         if path is None:
             return {}
         table: dict[str, list] = {frame.stem: [] for frame in frames}
+        names: dict[str, list[str]] = {frame.stem: [] for frame in frames}  # of the targets
         rows = csv.DictReader(io.StringIO(read_text(path, "boxes"), newline=""))
         for line, row in csv_lines(rows, path):
             try:
@@ -112,9 +113,15 @@ class FolderTruth:
                 ) from None
             if key not in table:
                 raise UserError(f"{path}, {line}: there is no frame {row['frame']} in images/; correct it")
+            name = (row.get("id") or "").strip()
+            if "id" in row and (not name or name in names[key]):
+                what = f"{row['frame']} has two boxes of the id {name}" if name else "there is no id"
+                raise UserError(f"{path}, {line}: {what}; correct it, or take the column id away")
             if self.check.keeps_box(path, line, row["frame"], box):
                 table[key].append(box)
-        return self._boxes(table[frame.stem] for frame in frames)
+                names[key].append(name)
+        truth = self._boxes(table[frame.stem] for frame in frames)
+        return truth | (identities(names[f.stem] for f in frames) if "id" in (rows.fieldnames or ()) else {})
 
     def _voc(self, place: Path, frames: Frames) -> Truth:
         """Pascal VOC, a file of the frame's stem each; frames without a file have no target."""
@@ -152,14 +159,25 @@ class FolderTruth:
                 f"the annotations of {self.folder} list frames that are not in its images/: {few(missing)}; "
                 "complete the frames or cut the list"
             )
-        return self._boxes([row[:4] for row in self._listed[key]] for key in keys)
+        truth = self._boxes([row[:4] for row in self._listed[key]] for key in keys)
+        names = [[name for row in self._listed[key] for name in row[5:]] for key in keys]  # track_id of COCO
+        known = {name for frame in names for name in frame}
+        if not known - {None}:
+            return truth
+        if None in known or any(len(set(frame)) < len(frame) for frame in names):
+            self.notes.append(
+                f"the track_id of {place.as_posix()} in {self.folder} are not used: one is missing, is no "
+                "whole number, or is twice in a frame"
+            )
+            return truth
+        return truth | identities(names)
 
     @cached_property
     def _listed(self) -> BoxTable:
         folders = (self.folder, self.folder / "json", self.folder / "annotations")
         coco = [path for folder in folders for path in files_in(folder, ".json")]
         lists = files_in(self.folder, ".txt")
-        found = merge(coco, partial(read_coco, check=self.check)) or merge(
+        found = merge(coco, partial(read_coco, check=self.check, tracks=True)) or merge(
             lists, partial(read_txt_list, check=self.check)
         )
         others = [path for path in (*coco, *lists) if path.name not in SPLIT_LISTS]
@@ -191,6 +209,13 @@ class FolderTruth:
         return {"boxes": tuple(np.array(rows, dtype=float).reshape(-1, 4) - self.origin for rows in boxes)}
 
 
+def identities(names: Iterable[Sequence[Hashable]]) -> Truth:
+    """The targets of the frames, numbered as they first appear, by what their file calls them."""
+    numbers: dict[Hashable, int] = {}
+    frames = [[numbers.setdefault(name, len(numbers)) for name in frame] for frame in names]
+    return {"identities": tuple(np.array(frame, np.int64) for frame in frames)}
+
+
 def corners(xywh) -> list[float]:
     """x, y, w, h -> x1, y1, x2, y2 with x2 = x + w."""
     x, y, w, h = xywh
@@ -213,9 +238,9 @@ def csv_lines(rows: csv.DictReader, path: Path) -> Iterable[tuple[str, dict]]:
     """The lines of boxes.csv by their places. Raises UserError for a header or a line that is none."""
     try:
         header = Counter(rows.fieldnames or ())
-        if any(header[name] != 1 for name in ("frame", *"xywh")):
+        if any(header[name] != 1 for name in ("frame", *"xywh")) or header["id"] > 1:
             raise UserError(
-                f"{path}, line 1: there is no header frame,x,y,w,h; write one, also without boxes"
+                f"{path}, line 1: there is no header frame,x,y,w,h (and id); write one, also without boxes"
             )
         for row in rows:
             yield f"line {rows.line_num}", row

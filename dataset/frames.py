@@ -168,6 +168,19 @@ class SequenceFrames:
             self._boxes[index] = component_boxes(self._file("masks", index) > 0)
         return self._boxes[index]
 
+    def identities(self, index: int, points: np.ndarray | None) -> np.ndarray | None:
+        """Row, column and identity of each target of a frame [N, 3].
+
+        points: the targets' places, where the sequence has no identities: a single one is the only target
+        None where there are several and nobody tells which is which, or where there is no truth.
+        """
+        if self.sequence.identities is not None:
+            x1, y1, x2, y2 = self.sequence.boxes[index].reshape(-1, 4).T
+            return np.stack([(y1 + y2 - 1) / 2, (x1 + x2 - 1) / 2, self.sequence.identities[index]], axis=1)
+        if points is None or len(points) > 1:
+            return None
+        return np.concatenate([points, np.zeros((len(points), 1))], axis=1)
+
     def input_boxes(self, index: int, labels: str = "float") -> np.ndarray:
         """Boxes of one frame in the pixels of the view, float64 [N, 4]; see `View.fit_boxes`.
 

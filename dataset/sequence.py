@@ -18,6 +18,7 @@ SOURCES = {
     "boxes": ("boxes", "masks"),
     "centroids": ("masks", "points", "boxes"),
     "centroid_map": ("centroids", "masks", "points", "boxes"),
+    "identities": ("identities", "masks", "points", "boxes"),
 }
 
 
@@ -33,6 +34,7 @@ class Sequence:
     centroids: paths of the centroid maps (value 255 at a target's centroid)
     points:    float64 [N, 2] per frame: row, column of each target's centre, counted from 0
     boxes:     float64 [N, 4] per frame: x1, y1, x2, y2 in pixels, counted from 0, x2 and y2 exclusive
+    identities: int64 [N] per frame: which target each box is of, the same number in all its frames
     mask_rule: how the files of masks and centroid maps are read
     simulated: path of the .mat file with the simulated frames before the first one; None: there are none
     """
@@ -43,11 +45,12 @@ class Sequence:
     centroids: tuple[Path, ...] | None = None
     points: tuple[np.ndarray, ...] | None = None
     boxes: tuple[np.ndarray, ...] | None = None
+    identities: tuple[np.ndarray, ...] | None = None
     mask_rule: MaskRule = STRICT
     simulated: Path | None = None
 
     def __post_init__(self):
-        for kind in ("masks", "centroids", "points", "boxes"):
+        for kind in ("masks", "centroids", "points", "boxes", "identities"):
             truth = getattr(self, kind)
             if truth is not None and len(truth) != len(self.images):
                 raise ValueError(f"{self.name}: {len(self.images)} frames but {len(truth)} {kind}")

@@ -121,15 +121,18 @@ class TestVideo(VideoGeometry):
         """The truth of a frame at its original size.
 
         "mask" [H, W] of 0 and 1; "centroid_map" [H, W]; and, where `kinds` asks for them, "boxes" [N, 4] and
-        "centroids" [N, 2] of the targets, and "round_trip_mask": the mask after the letterbox and
-        back, float32 in 0..1. None where the sequence does not tell.
+        "centroids" [N, 2] of the targets, "identities" [N, 3]: row, column and number of each, and
+        "round_trip_mask": the mask after the letterbox and back, float32 in 0..1. None where the sequence
+        does not tell, as of identities in a frame of several targets that have none.
         """
         sequence = self.originals.sequence
         mask = self.originals.mask(index) if sequence.masks is not None else None
         is_same = mask is not None and sequence.centroids is None  # decoded once
         truth = {"mask": mask, "centroid_map": mask if is_same else self.originals.centroid_map(index)}
-        if "centroids" in kinds:
-            truth["centroids"] = self.originals.points(index) if mask is None else component_centroids(mask)
+        if {"centroids", "identities"} & set(kinds):
+            points = self.originals.points(index) if mask is None else component_centroids(mask)
+            truth |= {"centroids": points} if "centroids" in kinds else {}
+            truth |= {"identities": self.originals.identities(index, points)} if "identities" in kinds else {}
         if "boxes" in kinds:
             of_mask = mask is not None and sequence.boxes is None
             truth["boxes"] = component_boxes(mask) if of_mask else self.originals.boxes(index)

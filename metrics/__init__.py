@@ -3,7 +3,7 @@
 Each declares what it takes, which truth it needs and which figures it gives: see metrics/counting.py.
 """
 
-from metrics import average_precision, centroid_pd_fa, iou, pd_fa, roc, shooting_rules  # noqa: F401
+from metrics import average_precision, centroid_pd_fa, iou, pd_fa, roc, shooting_rules, tracks  # noqa: F401
 from metrics.counting import check_declaration
 from utils.registry import METRICS, register_metric
 

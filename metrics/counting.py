@@ -10,11 +10,12 @@ import torch
 
 from utils.errors import UserError
 
-PREDICTIONS = ("map", "score_map", "responses", "boxes")  # attributes of the predictions of utils.boxes
-TRUTHS = ("mask", "round_trip_mask", "centroid_map", "centroids", "boxes")  # keys of TestVideo.truth
+# Attributes of the predictions of utils.boxes, and keys of TestVideo.truth.
+PREDICTIONS = ("map", "score_map", "responses", "boxes", "tracks")
+TRUTHS = ("mask", "round_trip_mask", "centroid_map", "centroids", "boxes", "identities")
 DECLARED = ("takes", "truth", "figures", "finds_targets", "options")
 DECLARES = "metrics/counting.py says what a metric declares"
-METHODS = ("update", "compute", "merge", "reset", "figures_at", "curves", "description")
+METHODS = ("update", "compute", "merge", "reset", "require", "figures_at", "curves", "description")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ class CountingMetric:
     def zero_counts(self) -> dict[str, Any]:
         """The counters before any frame."""
         raise UserError(f"the metric {type(self).__name__} does not declare zero_counts(); {DECLARES}")
+
+    def require(self) -> None:
+        """Raises UserError where a package that it counts with is not installed."""
 
     def reset(self) -> None:
         """Forget every frame."""

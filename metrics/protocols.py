@@ -54,6 +54,7 @@ PROTOCOLS: dict[str, Protocol] = {
             {"CentroidPdFa": {}, "AveragePrecision": {"images": "all", "min_side": MIN_SIDE}},
         )
     ),
+    "tracks": Protocol(({"Tracks": {}},)),  # where tracks were made; it is the same for all models, too
     "STMENet": Protocol(  # SMFNet's and SSTNet's as well
         ({"AveragePrecision": {"images": "annotated"}},), Grid("rounded")
     ),
@@ -103,7 +104,7 @@ class LineMetric:
     gives:     all its figures and kinds of curves
     key:       what metrics that count the same have in common
     text:      the metric, its options and its truth, in words
-    Raises UserError for a threshold that is not counted.
+    Raises UserError for a threshold that is not counted, and where the metric lacks a package.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class LineMetric:
         self.name, self.options, self.threshold, self.hidden = name, options, threshold, hidden
         self.grid, self.misfit = grid, misfit
         self.empty = self.create()
+        self.empty.require()
         self.gives = frozenset(self.empty.figures_at(threshold)) | frozenset(self.empty.curves())
         self.key = f"{name} {self.empty.options!r} {grid!r}"
         words = [name, self.empty.description(threshold)]
@@ -187,7 +189,7 @@ def protocol_lines(
     """
     offered = {"threshold": threshold, "match": match, "exclude": exclude}
     lines = []
-    papers = [name for name in PROTOCOLS if name != "clean"]
+    papers = [name for name in PROTOCOLS if name not in ("clean", "tracks")]
     if paper not in papers:
         raise UserError(f"recipe key scoring.paper names no paper {paper!r}; {near_matches(paper, papers)}")
     for protocol in protocols:

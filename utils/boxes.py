@@ -4,7 +4,8 @@ A box is x1, y1, x2, y2 in pixels counted from 0, x2 and y2 exclusive; a centre 
 in the middle of pixels. Components are 8-connected, in the raster order of their first pixels.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -67,12 +68,14 @@ class MapPrediction:
     threshold: a component of p > threshold is one response, and its largest p the score
     output:    the probabilities [h, w] in the network's input, from which the map was made; None: not known
     video:     the sequence that made it
+    tracks:    where tracks are, of utils.detections.TrackPoint; None: none were made
     """
 
     map: np.ndarray
     threshold: float
     output: np.ndarray | None = None
     video: Geometry | None = None
+    tracks: tuple[Any, ...] | None = None
     kind = "maps"  # how it is kept and drawn
 
     def on(self, grid: Grid) -> "MapPrediction | None":
@@ -116,13 +119,14 @@ class BoxPrediction:
 
     boxes: float64 [N, 5] in any order, the score last; they may reach beyond the frame
     shape: height and width of the frame
-    output, video: as of a MapPrediction, the boxes [N, 5] in the pixels of the input
+    output, video, tracks: as of a MapPrediction, the output boxes [N, 5] in the pixels of the input
     """
 
     boxes: np.ndarray
     shape: tuple[int, int]
     output: np.ndarray | None = None
     video: Geometry | None = None
+    tracks: tuple[Any, ...] | None = None
     kind = "boxes"  # how it is kept and drawn
     map = None  # metrics that take a map do not score boxes
 
@@ -159,6 +163,13 @@ class BoxPrediction:
 
 
 Prediction = MapPrediction | BoxPrediction
+
+
+def with_tracks(prediction: Prediction, tracks: Iterable[Any]) -> Prediction:
+    """The same prediction with the tracks in its frame; what was computed of it is kept."""
+    found = copy.copy(prediction)
+    object.__setattr__(found, "tracks", tuple(tracks))  # `replace` would compute the components anew
+    return found
 
 
 def covered(boxes: np.ndarray, shape: tuple[int, int]) -> list[tuple[slice, slice]]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.errors import UserError, near_matches
-from utils.recipe.fields import Facts, Setting, put_once, shown
+from utils.recipe.fields import Facts, Setting, build, put_once, settings_of, shown
 from utils.recipe.resolve import SETTINGS, full_keys, parse_setting
 from utils.registry import AUGMENTATIONS, LOSSES, MODELS, OPTIMIZERS, SCHEDULES
+from utils.tracking import TrackSettings
 
 LARGEST_FRAME = 32_768  # a side that a flag may ask for, in pixels
 OWN_FLAGS = {"name": "--dataset_names", "root": "--dataset_dir", "split": "--split"}  # of create_dataset
@@ -47,6 +48,8 @@ class Parser(argparse.ArgumentParser):
             typed_settings(found)
         if hasattr(found, "dataset_options"):
             reader_options(found.dataset_options)
+        if hasattr(found, "track_options"):
+            track_settings(found)
         if not getattr(found, "cache", True) and found.cache_dir != self.get_default("cache_dir"):
             self.error("--cache_dir has no effect without --cache; add it or leave both out")
         if hasattr(found, "init"):
@@ -117,6 +120,54 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
     text = "an option of the data set's reader, such as box_origin=1"
     add_settings(parser, "--dataset_option", "dataset_options", text)
+
+
+def add_weight_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where the weights of models come from."""
+    add, options = parser.add_argument, {"nargs": "+", "type": Path, "default": []}
+    add("--checkpoint", help="checkpoints that train.py wrote; each names its model", **options)
+    add("--official", help="published weights, in the order of --model_names", **options)
+
+
+def add_scoring_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say by which rules predictions are scored."""
+    text = "score as the model's paper does, by the rules that are the same for all, or side by side"
+    choices = ("published", "clean")
+    options = {"choices": choices, "default": list(choices), "dest": "protocols"}
+    parser.add_argument("--protocol", nargs="+", help=text, **options)
+    add_track_flags(parser)
+
+
+def protocols(args: argparse.Namespace) -> list[str]:
+    """The names of the protocols by which predictions are scored, by the flags of `add_scoring_flags`."""
+    return [*dict.fromkeys(args.protocols), *["tracks"] * args.tracks]
+
+
+def add_track_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say whether detections are linked to tracks, and how."""
+    add_switch(
+        parser, "--tracks", "link the detections to tracks, and score these where truth has identities"
+    )
+    known = ", ".join(
+        f"{key} ({one.facts.text}; {one.default})" for key, one in settings_of(TrackSettings).items()
+    )
+    add_settings(
+        parser, "--track_option", "track_options", f"an option of the tracks, such as hits=4: {known}"
+    )
+
+
+def track_settings(args: argparse.Namespace) -> TrackSettings | None:
+    """How tracks are made, by the flags of `add_track_flags`; None: they are not.
+
+    Raises UserError for what is unknown or wrong, and for an option of tracks that are not made.
+    """
+    typed: dict[str, Any] = {}
+    for text in args.track_options:
+        put_once(typed, *parse_setting(text, "--track_option"))
+    if typed and not args.tracks:
+        raise UserError("--track_option has no effect without --tracks; add it or leave both out")
+    settings = build(TrackSettings, typed, "--tracks")
+    return settings if args.tracks else None
 
 
 def add_start_flags(parser: argparse.ArgumentParser) -> None:

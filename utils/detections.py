@@ -54,6 +54,7 @@ class TrackPoint:
 
     track: its number, from 1
     score: of the detection there; None where the track was carried on without one
+    confirmed: whether it was a track by then; else the point was added when it had become one
     """
 
     track: int
@@ -61,6 +62,7 @@ class TrackPoint:
     y: float
     box: tuple[float, float, float, float]
     score: float | None
+    confirmed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
