@@ -54,7 +54,6 @@ PROTOCOLS: dict[str, Protocol] = {
             {"CentroidPdFa": {}, "AveragePrecision": {"images": "all", "min_side": MIN_SIDE}},
         )
     ),
-    "tracks": Protocol(({"Tracks": {}},)),  # where tracks were made; it is the same for all models, too
     "STMENet": Protocol(  # SMFNet's and SSTNet's as well
         ({"AveragePrecision": {"images": "annotated"}},), Grid("rounded")
     ),
@@ -88,6 +87,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Grid("float32", column_quirk=True),
     ),
+    # Where tracks were made; the same for all models, as the clean one is.
+    "tracks": Protocol(({"Tracks": {}},)),
 }
 
 

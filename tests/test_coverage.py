@@ -276,8 +276,16 @@ def test_the_columns_are_in_the_order_of_the_clean_protocol():
         ("published_f1", "F1 % (published)", 100, ".2f"),
         ("box_f1", "F1 % at 0.5", 100, ".2f"),
         ("curve_best_f1", "best F1 %", 100, ".2f"),
+        ("hota", "HOTA %", 100, ".2f"),
+        ("idf1", "IDF1 %", 100, ".2f"),
+        ("mota", "MOTA %", 100, ".2f"),
+        ("track_error", "track error px", 1, ".2f"),
+        ("on_track", "on right track %", 100, ".2f"),
+        ("false_tracks_per_minute", "false tracks/min", 1, ".2f"),
+        ("confirmed_after", "confirmed after frames", 1, ".1f"),
     ]
-    assert [f.name for f in table_figures() if f.better == "lower"] == ["fa"]
+    lower = ["fa", "track_error", "false_tracks_per_minute", "confirmed_after"]
+    assert [f.name for f in table_figures() if f.better == "lower"] == lower
     with pytest.raises(UserError, match="no figure 'iuo'.*iou"):
         better("iuo")
 

@@ -74,9 +74,10 @@ class Filters:
 
 
 def carried(places: np.ndarray, homography: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(where a homography takes places [N, 2], its derivatives there [N, 2, 2])."""
+    """(where a homography takes places [N, 2], its derivatives there [N, 2, 2]); nan beyond the horizon."""
+    homography = homography / homography[2, 2]
     projected = places @ homography[:, :2].T + homography[:, 2]
-    scales = projected[:, 2:]
+    scales = np.where(projected[:, 2:] > 0, projected[:, 2:], np.nan)
     found = projected[:, :2] / scales
     slopes = (homography[:2, :2] - found[:, :, None] * homography[2, :2]) / scales[:, :, None]
     return found, slopes

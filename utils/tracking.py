@@ -12,10 +12,13 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from utils.detections import Detections, Found, TrackPoint
+from utils.errors import UserError
 from utils.kalman import Filters
 from utils.motion import Motion
 from utils.recipe.fields import setting
 from utils.trails import Trails
+
+STILL = np.eye(3)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class TrackSettings:
     speed: float = setting(3, "standard deviation of the first speed, a frame", above=0, at_most=1000)
     most: int = setting(100, "detections of a frame that are followed, by score", at_least=1, at_most=1000)
     lag: int = setting(30, "frames held back for tracks confirmed later", at_least=0, at_most=1000)
+
+    def __post_init__(self):
+        if self.hits > self.frames:
+            raise UserError(
+                f"no track has {self.hits} hits in {self.frames} frames; give the tracks' option frames "
+                "more of them, or hits less"
+            )
 
 
 @dataclass(eq=False)
@@ -111,7 +121,7 @@ class Tracker:
 
         motion: how the ground moved since the frame before; that of the first frame does not matter
         """
-        if not np.array_equal(motion.homography, np.eye(3)):
+        if not np.array_equal(motion.homography, STILL):
             self.trails.carry(motion.homography)
         self.filters.advance(motion.homography)
         self._keep(np.isfinite(self.filters.states).all(axis=1))  # none is beyond the horizon
@@ -132,13 +142,16 @@ class Tracker:
         is_track = np.array([track.number > 0 for track in self.tracks], bool)
         for rows in (np.flatnonzero(is_track), np.flatnonzero(~is_track)):
             free = np.flatnonzero(hits < 0)
-            near = squared[np.ix_(rows, free)] <= self.settings.gate
+            near = squared[rows][:, free] <= self.settings.gate
             rows, free = rows[near.any(axis=1)], free[near.any(axis=0)]
-            near = squared[np.ix_(rows, free)] <= self.settings.gate
-            costs = np.where(near, squared[np.ix_(rows, free)] + widths[rows, None], 1e6)
-            chosen_rows, chosen = linear_sum_assignment(costs)
-            is_near = near[chosen_rows, chosen]
-            hits[free[chosen[is_near]]] = rows[chosen_rows[is_near]]
+            if len(rows):
+                # A miss costs as much as a hit on the border of the gate.
+                off = squared[rows][:, free]
+                chosen_rows, chosen = linear_sum_assignment(
+                    np.minimum(off, self.settings.gate) + widths[rows, None]
+                )
+                is_near = off[chosen_rows, chosen] <= self.settings.gate
+                hits[free[chosen[is_near]]] = rows[chosen_rows[is_near]]
         return hits
 
     def _take(self, hits: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ class Trails:
         return (np.nanmedian(off, axis=1) <= within) & ~self._each(self.sensor, rows, least, certainty)
 
     def _each(self, places: np.ndarray, rows: Sequence[int], least: float, certainty: float) -> np.ndarray:
-        hits = [~np.isnan(self.times[row]) for row in rows]
+        hits = [~np.isnan(places[row, :, 0]) for row in rows]
         found = [
             moves(self.times[row, hit], places[row, hit], least, certainty)
             for row, hit in zip(rows, hits, strict=True)
