@@ -61,9 +61,10 @@ class Filters:
         logarithm of a likelihood, but for a constant.
         """
         spread = self.covariances[:, :2, :2] + self.noise
-        off = places - self.places[:, None]  # [K, N, 2]
-        squared = np.einsum("kni,kij,knj->kn", off, np.linalg.inv(spread), off)
-        return squared, np.log(np.linalg.det(spread))
+        weights = np.linalg.inv(spread)
+        x, y = places.T[:, None] - self.places.T[:, :, None]  # [K, N] each
+        a, b, c = (weights[:, row, column, None] for row, column in ((0, 0), (0, 1), (1, 1)))
+        return a * x**2 + 2 * b * x * y + c * y**2, np.log(np.linalg.det(spread))
 
     def update(self, rows: np.ndarray, places: np.ndarray) -> None:
         """Take in the measured places [M, 2] of some of the things [M]."""

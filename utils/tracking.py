@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 
 from utils.detections import Detections, Found, TrackPoint
 from utils.errors import UserError
@@ -184,16 +185,17 @@ class Tracker:
     ) -> list[Sighting]:
         """Where everything is: at its place [N, 2], or else where it is expected."""
         taken = dict(zip(hits.tolist(), range(len(hits)), strict=True))
+        expected, boxes, scores = self.filters.places.copy(), boxes - np.tile(places, 2), scores.tolist()
         sightings = []
         for row, track in enumerate(self.tracks):
             place = taken.get(row)
             track.seen.append(place is not None)
             if place is None:
-                sighting = Sighting(track, self.filters.places[row].copy(), track.box, None)
+                sighting = Sighting(track, expected[row], track.box, None)
                 track.gap.append(sighting)
             else:
-                track.last, track.box = self.frame, boxes[place] - np.tile(places[place], 2)
-                sighting = Sighting(track, places[place], track.box, float(scores[place]))
+                track.last, track.box = self.frame, boxes[place]
+                sighting = Sighting(track, places[place], track.box, scores[place])
             sightings.append(sighting)
         return sightings
 
@@ -230,14 +232,16 @@ def merged(detections: Detections, distance: float, most: int) -> tuple[np.ndarr
 
     From the strongest one on, each takes what lies within the distance and is not taken yet.
     """
-    order = np.argsort(-detections.scores, kind="stable")
-    groups, strongest = np.full(len(order), -1), []
-    while len(order) and len(strongest) < most:
-        off = detections.centres[order] - detections.centres[order[0]]
-        near = (off**2).sum(axis=1) <= distance**2
-        groups[order[near]] = len(strongest)
-        strongest.append(order[0])
-        order = order[~near]
+    centres, strongest = detections.centres, []
+    groups = np.full(len(centres), -1)
+    tree = cKDTree(centres) if len(centres) else None
+    for place in np.argsort(-detections.scores, kind="stable").tolist():
+        if groups[place] < 0:
+            if len(strongest) == most:
+                break
+            near = np.array(tree.query_ball_point(centres[place], distance))
+            groups[near[groups[near] < 0]] = len(strongest)
+            strongest.append(place)
     return np.array(strongest, int), groups
 
 
