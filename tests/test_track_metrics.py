@@ -211,6 +211,7 @@ def test_sums_over_sequences_are_those_of_trackeval():
 def test_sequences_that_are_merged_in_any_order_give_the_same():
     first, second = straight([1, 1, 2, 2]), straight([1, 1, 1, 0, 0, 0, 0, 0])
     both, back = counted(first), counted(second)
+    both.compute()
     both.merge(counted(second))
     back.merge(counted(first))
     assert both.compute() == back.compute()

@@ -188,12 +188,21 @@ def test_targets_that_are_one_detection_where_they_cross_keep_their_numbers():
     assert ends == [(first[0].tolist(), first[-1].tolist()), (second[0].tolist(), second[-1].tolist())]
 
 
+def test_a_thing_is_not_moved_to_where_it_cannot_be_so_that_another_one_has_a_hit():
+    tracker = Tracker(TrackSettings(merge=0.5, speed=0.01, agility=0.01))
+    first, second = tracker.step(detected([(50, 50), (53.6, 50)]), Motion()).owners
+    owners = tracker.step(detected([(50.1, 50), (46.5, 50)]), Motion()).owners
+    assert owners[0] is first and owners[1] not in (first, second)
+
+
 def test_near_detections_are_one_with_the_strongest():
     found = detected([(10, 10), (13, 10), (16.5, 10), (60, 60)], [0.7, 0.9, 0.6, 0.5])
     assert found.centres.tolist() == [[13, 10], [10, 10], [16.5, 10], [60, 60]]
     strongest, groups = merged(found, 4, 10)
     assert strongest.tolist() == [0, 3] and groups.tolist() == [0, 0, 0, 1]
     assert merged(found, 3.2, 10)[1].tolist() == [0, 0, 1, 2]
+    between = detected([(0, 0), (3, 0), (6, 0)], [0.9, 0.5, 0.8])  # the middle one is near both others
+    assert merged(between, 4, 10)[1].tolist() == [0, 1, 0]
     strongest, groups = merged(found, 4, 1)
     assert strongest.tolist() == [0] and groups.tolist() == [0, 0, 0, -1]
     frames = [

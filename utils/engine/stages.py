@@ -23,19 +23,16 @@ def linked(predict: Predict, recipe: Recipe, settings: TrackSettings | None) -> 
         return predict
 
     def predict_tracks(video: Any) -> Iterator[tuple[int, Prediction]]:
-        found = (
-            Found(
-                index,
-                motion_of(video, index),
-                Detections.of(prediction, recipe.scoring.threshold),
-                prediction,
-            )
-            for index, prediction in predict(video)
-        )
+        found = (found_in(video, *frame, recipe.scoring.threshold) for frame in predict(video))
         for one in link(found, settings):
             yield one.frame, with_tracks(one.prediction, one.tracks)
 
     return predict_tracks
+
+
+def found_in(video: Any, index: int, prediction: Prediction, threshold: float) -> Found:
+    """What is known of a frame of a video before tracks are made; its number stands for the frame."""
+    return Found(index, motion_of(video, index), Detections.of(prediction, threshold), prediction)
 
 
 def motion_of(video: Any, index: int) -> Motion:
