@@ -10,7 +10,8 @@ from utils.errors import UserError
 from utils.report import curves as curve_pictures
 from utils.report import pictures
 from utils.report.curves import pr_picture, roc_picture
-from utils.report.pictures import APART, TOUCHING, SheetWriter, Tile, overlay, overlay_sheet
+from utils.report.drawing import APART, DETECTION, TOUCHING, Trace, overlay
+from utils.report.pictures import SheetWriter, Tile, overlay_sheet
 
 
 @pytest.fixture
@@ -64,6 +65,34 @@ def test_a_response_one_pixel_off_is_a_hit_and_two_pixels_off_is_not(offset, col
 def test_nothing_is_coloured_without_targets_and_responses(frame):
     picture = overlay(frame[0], np.zeros((60, 80)), np.zeros((0, 2)))
     assert (np.ptp(picture, axis=2) == 0).all()
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_of_unknown_truth_no_detection_is_drawn_as_a_false_alarm(frame, boxes):
+    image, probability, _ = frame
+    found = MapPrediction(probability, 0.5).boxes if boxes else probability
+    picture = overlay(image, found, None, scale=2)
+    drawn = pixels_of(picture, DETECTION)
+    for centre in ((41, 61), (92, 121)):
+        assert (np.hypot(*(drawn - centre).T) < 12).any()
+    assert len(drawn) == np.count_nonzero(np.ptp(picture, axis=2))
+    known_to_be_empty = overlay(image, found, np.zeros((0, 2)), scale=2)
+    assert len(pixels_of(known_to_be_empty, APART)) == len(drawn)
+
+
+def test_tracks_are_drawn_with_their_numbers_and_magnified(frame, tmp_path, texts):
+    image, probability, _ = frame
+    trace = Trace(7, np.array([[20.0, 40.0], [40.0, 45.0], [60.0, 45.0]]))
+    tile = Tile("3  a.png", image, probability, None, "detections 2    tracks 1", [trace])
+    picture = pictures.draw_tile(tile, 0.5)
+    orange = np.argwhere(picture[..., 0].astype(int) > picture[..., 2] + 60)  # its edge is smoothed
+    inside = orange[(orange[:, 0] < 360) & (orange[:, 1] > 110)]  # without the inset
+    way = [np.hypot(*(inside - (6 * y + 3, 6 * x + 3)).T).min() for x, y in ((30, 42.5), (50, 45), (60, 45))]
+    assert max(way) < 3
+    mark = pixels_of(picture, pictures.INK)  # of what is magnified: the track's end, not the peak at (20, 30)
+    assert [6 * (45 - 9), 6 * (60 - 9)] in mark.tolist()
+    overlay_sheet([tile], tmp_path / "sheet.png", "")
+    assert "frame 3  a.png    detections 2    tracks 1    highest p 0.9" in texts and "track" in texts
 
 
 def test_sheet_has_a_tile_per_frame_and_does_not_hide_a_target(frame, tmp_path):
@@ -177,7 +206,7 @@ def test_a_sheet_of_frames_with_boxes_and_without(tmp_path):
         Tile(2, image, np.zeros((0, 5)), np.zeros((0, 2))),
     ]
     assert (tiles[0].highest, tiles[0].peak) == (0.9, (24, 14))
-    assert (tiles[1].highest, tiles[1].peak) == (0, (0, 0))
+    assert (tiles[1].highest, tiles[1].peak) == (None, None)
     overlay_sheet(tiles, tmp_path / "sheet.png", "boxes")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
     assert (sheet == TOUCHING).all(-1).any() and (sheet == APART).all(-1).any()
@@ -284,6 +313,7 @@ def test_without_truth_or_rule_nothing_is_called_found_or_false(paper, kinds, sh
     overlay_sheet([tile], tmp_path / "sheet.png", title)
     assert "frame 1    detections 2    highest p 0.9" in texts
     assert ("target" in texts) == bool(kinds)
+    assert ("detection (p > 0.5)" in texts) == (not kinds)
     assert not any("found" in text or "false" in text for text in texts)
 
 

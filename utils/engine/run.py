@@ -23,7 +23,8 @@ from utils.errors import UserError
 from utils.files import remove_abandoned, write_json
 from utils.recipe.resolve import flat
 from utils.recipe.schema import PARTS, Recipe
-from utils.report.pictures import overlay, tile_of
+from utils.report.drawing import overlay
+from utils.report.pictures import tile_of
 from utils.runlog import Curves, Record, RunLock, new_run_folder
 from utils.seed import random_state, restore_random_state
 from utils.signals import Stopped, StopRequest, handling

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import write_atomically
-from utils.report.pictures import APART, GAP, INK, LINE, PAPER, TOUCHING
+from utils.report.drawing import APART, GAP, INK, LINE, PAPER, TOUCHING
 
 SIDE = 280  # of a panel, pixels
 COLUMNS = 2
