@@ -10,8 +10,9 @@ from utils.errors import UserError
 from utils.report import curves as curve_pictures
 from utils.report import pictures
 from utils.report.curves import pr_picture, roc_picture
-from utils.report.drawing import APART, DETECTION, TOUCHING, Trace, overlay
+from utils.report.drawing import APART, DETECTION, TOUCHING, overlay
 from utils.report.pictures import SheetWriter, Tile, overlay_sheet
+from utils.report.traces import Trace
 
 
 @pytest.fixture
@@ -82,13 +83,14 @@ def test_of_unknown_truth_no_detection_is_drawn_as_a_false_alarm(frame, boxes):
 
 def test_tracks_are_drawn_with_their_numbers_and_magnified(frame, tmp_path, texts):
     image, probability, _ = frame
-    trace = Trace(7, np.array([[20.0, 40.0], [40.0, 45.0], [60.0, 45.0]]))
+    places = np.array([[20.0, 40.0], [40.0, 45.0], [60.0, 45.0]])
+    trace = Trace(7, places, (58.0, 43.0, 63.0, 48.0))
     tile = Tile("3  a.png", image, probability, None, "detections 2    tracks 1", [trace])
     picture = pictures.draw_tile(tile, 0.5)
     orange = np.argwhere(picture[..., 0].astype(int) > picture[..., 2] + 60)  # its edge is smoothed
     inside = orange[(orange[:, 0] < 360) & (orange[:, 1] > 110)]  # without the inset
     way = [np.hypot(*(inside - (6 * y + 3, 6 * x + 3)).T).min() for x, y in ((30, 42.5), (50, 45), (60, 45))]
-    assert max(way) < 3
+    assert max(way[:2]) < 3 and way[2] > 6  # the way ends at the box
     mark = pixels_of(picture, pictures.INK)  # of what is magnified: the track's end, not the peak at (20, 30)
     assert [6 * (45 - 9), 6 * (60 - 9)] in mark.tolist()
     overlay_sheet([tile], tmp_path / "sheet.png", "")

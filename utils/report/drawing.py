@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.report.traces import Trace
+
 Colour = tuple[int, int, int]  # RGB
 
 TRUTH, TOUCHING, APART = (0, 230, 0), (255, 215, 0), (255, 60, 60)
@@ -15,16 +17,8 @@ INK, PAPER = (235, 235, 235), (24, 24, 24)
 CIRCLE = 6  # radius of a target's circle, in frame pixels
 GAP, LINE = 8, 24  # between tiles, and of a line of text, in sheet pixels
 NEIGHBOURS = np.ones((3, 3), np.uint8)
-BESIDE = 6  # picture pixels from a track to its number
+DISTANCE = 5  # picture pixels from what was detected to its box, to leave it visible
 FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42  # OpenCV's, of about 11 pixels
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """A track up to a frame: its number, and its last places there, x and y [N, 2], the newest last."""
-
-    track: int
-    places: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,21 +141,51 @@ def write_line(
     return np.asarray(canvas)
 
 
-def draw_traces(
-    picture: np.ndarray, traces: Sequence[Trace], scale: float, colour: Colour = TRACK, thickness: int = 1
-) -> None:
-    """Draw the ways of tracks and their numbers on a picture, in which a frame's pixel has `scale` pixels."""
+def draw_traces(picture: np.ndarray, traces: Sequence[Trace], scale: float, colour: Colour = TRACK) -> None:
+    """Draw tracks on a picture in which a frame's pixel has `scale` pixels: way, box and number of each.
+
+    No way covers what is in a box. Of a track that was carried on, only the corners of the box are drawn.
+    """
+    boxes = [corners_around(trace.box, scale, picture.shape) for trace in traces]
+    insides = [picture[y1:y2, x1:x2].copy() for x1, y1, x2, y2 in boxes]
     for trace in traces:
         places = np.rint((trace.places + 0.5) * scale).astype(np.int32)
-        cv2.polylines(picture, [places], False, colour, thickness, cv2.LINE_AA)
-        x, y = places[-1].tolist()
-        write_beside(picture, str(trace.track), (x + BESIDE, y - BESIDE), colour)
+        cv2.polylines(picture, [places], False, colour, 1, cv2.LINE_AA)
+    for (x1, y1, x2, y2), inside in zip(boxes, insides, strict=True):
+        picture[y1:y2, x1:x2] = inside
+    for trace, box in zip(traces, boxes, strict=True):
+        draw_box(picture, box, colour, trace.is_seen)
+        write_beside(picture, str(trace.track), (box[2] + 3, box[1]), colour)
+
+
+def corners_around(box: Sequence[float], scale: float, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The first and last columns and rows, x1, y1, x2, y2, of what to draw around a box, with some distance.
+
+    shape: of the picture, which none of them leaves
+    """
+    x1, y1, x2, y2 = (scale * value for value in box)
+    columns = np.clip([x1 - DISTANCE, x2 + DISTANCE - 1], 0, shape[1] - 1).round().astype(int).tolist()
+    rows = np.clip([y1 - DISTANCE, y2 + DISTANCE - 1], 0, shape[0] - 1).round().astype(int).tolist()
+    return columns[0], rows[0], columns[1], rows[1]
+
+
+def draw_box(picture: np.ndarray, box: tuple[int, int, int, int], colour: Colour, whole: bool = True) -> None:
+    """Draw a box, or its corners alone; box: as from `corners_around`."""
+    x1, y1, x2, y2 = box
+    if whole:
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 1)
+        return
+    across, down = max(1, (x2 - x1) // 4), max(1, (y2 - y1) // 4)
+    for x, inward in ((x1, across), (x2, -across)):
+        for y, further in ((y1, down), (y2, -down)):
+            corner = np.array([(x + inward, y), (x, y), (x, y + further)], np.int32)
+            cv2.polylines(picture, [corner], False, colour, 1)
 
 
 def write_beside(picture: np.ndarray, text: str, place: tuple[int, int], colour: Colour) -> None:
-    """Write a text on a dark ground whose lower left corner is at `place` (x, y), moved into the picture."""
+    """Write a text on a dark ground whose upper left corner is at `place` (x, y), moved into the picture."""
     (width, height), _ = cv2.getTextSize(text, FONT, FONT_SIZE, 1)
     x = max(0, min(place[0], picture.shape[1] - width - 2))
-    y = max(height + 2, min(place[1], picture.shape[0] - 2))
-    cv2.rectangle(picture, (x, y - height - 2), (x + width + 1, y + 1), PAPER, cv2.FILLED)
-    cv2.putText(picture, text, (x + 1, y), FONT, FONT_SIZE, colour, 1, cv2.LINE_AA)
+    y = max(0, min(place[1], picture.shape[0] - height - 4))
+    cv2.rectangle(picture, (x, y), (x + width + 1, y + height + 3), PAPER, cv2.FILLED)
+    cv2.putText(picture, text, (x + 1, y + height + 1), FONT, FONT_SIZE, colour, 1, cv2.LINE_AA)

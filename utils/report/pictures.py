@@ -24,16 +24,16 @@ from utils.report.drawing import (
     TRUTH,
     Colour,
     SortedDetections,
-    Trace,
     draw,
     draw_traces,
     is_map,
     sort_detections,
     write_line,
 )
+from utils.report.traces import Trace
 
 ZOOM, ZOOM_SCALE = 19, 8  # an inset shows 19x19 frame pixels, each as up to 8x8
-TILE_WIDTH = 480  # about; frames are enlarged by whole numbers only
+TILE_WIDTH, TILE_HEIGHT = 480, 1200  # about; at most. Frames are enlarged by whole numbers only
 SHEET_FRAMES = 6
 DRAWN = {"maps": "map", "boxes": "boxes"}  # what is drawn of a prediction, by its kind
 
@@ -124,12 +124,13 @@ class SheetWriter:
 
 
 def overlay_sheet(
-    tiles: Sequence[Tile], path: str | Path, title: str, threshold: float = 0.5, columns: int = 3
+    tiles: Sequence[Tile], path: str | Path, title: str, threshold: float | None = 0.5, columns: int = 3
 ) -> None:
     """Write a contact sheet (PNG) of a few frames of one sequence, all of one size.
 
     Each tile is an `overlay`, enlarged to a width of about 480 pixels, with the surroundings of the first
     target (of the first track; of the strongest response) magnified in a corner, and its caption below.
+    threshold: above which a probability or score counts as detected; None: all boxes do
     """
     drawn = [draw_tile(tile, threshold) for tile in tiles]
     height, width = drawn[0].shape[:2]
@@ -145,23 +146,25 @@ def overlay_sheet(
     write_atomically(path, png.tobytes())
 
 
-def legend_of(tiles: Sequence[Tile], threshold: float) -> list[tuple[str, Colour]]:
+def legend_of(tiles: Sequence[Tile], threshold: float | None) -> list[tuple[str, Colour]]:
     """What the colours on some tiles say."""
-    above, legend = f"p > {threshold:g}", []
+    above, legend = "" if threshold is None else f"p > {threshold:g}", []
     if any(tile.truth is not None for tile in tiles):
         touching, apart = f"{above}, touches a target", f"{above}, touches none"
         legend += [("target", TRUTH), (touching, TOUCHING), (apart, APART)]
     if any(tile.truth is None for tile in tiles):
-        legend.append((f"detection ({above})", DETECTION))
+        legend.append(("detection" if threshold is None else f"detection ({above})", DETECTION))
     if any(tile.traces for tile in tiles):
         legend.append(("track", TRACK))
     return legend
 
 
-def draw_tile(tile: Tile, threshold: float) -> np.ndarray:
+def draw_tile(tile: Tile, threshold: float | None) -> np.ndarray:
     """Overlay, magnified inset and caption of one frame; RGB."""
-    detections = sort_detections(tile.found, tile.truth, threshold, tile.image.shape)
-    scale = max(1, round(TILE_WIDTH / tile.image.shape[1]))
+    detections = sort_detections(
+        tile.found, tile.truth, -np.inf if threshold is None else threshold, tile.image.shape
+    )
+    scale = tile_scale(*tile.image.shape)
     picture = draw(tile.image, detections, scale)
     draw_traces(picture, tile.traces, scale)
     add_inset(picture, tile, detections, scale)
@@ -170,6 +173,11 @@ def draw_tile(tile: Tile, threshold: float) -> np.ndarray:
         caption += f"    highest p {tile.highest:.2g}"
     picture = cv2.copyMakeBorder(picture, 0, LINE, 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
     return write_line(picture, len(picture) - LINE, [(caption, INK)])
+
+
+def tile_scale(height: int, width: int) -> int:
+    """How many pixels of a tile a pixel of a frame has, across and down."""
+    return max(1, min(round(TILE_WIDTH / width), TILE_HEIGHT // height))
 
 
 def add_inset(picture: np.ndarray, tile: Tile, detections: SortedDetections, scale: int) -> None:

@@ -132,6 +132,9 @@ class MapFile:
         self.path, self._temporary = path, temporary_beside(path)
         self._file = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
 
+    def __contains__(self, member: str) -> bool:
+        return member in self._file.NameToInfo
+
     def add(self, member: str, values: np.ndarray) -> None:
         """Write one map, as float32."""
         with self._file.open(member, "w") as file:
