@@ -117,6 +117,7 @@ def describe(args: argparse.Namespace, test: Test) -> dict[str, Any]:
         "data": standing(data),
         "dataset_options": args.dataset_options or before.get("dataset_options", []),
         "split": data.split,
+        "has_truth": any(sequence.has_truth for sequence in data),
         "recipe": test.recipe.to_dict(),
     }
 
@@ -142,8 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     summary = Summary(args.log_dir, table)
     for test in tests:
         summary.add(run_test(args, test, table))
-    print(table.text(summary.rows(), ("rule",)), end="")
-    print(f"in {summary.folder}")
+    summary.show()
 
 
 if __name__ == "__main__":

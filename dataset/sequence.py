@@ -63,6 +63,11 @@ class Sequence:
         return any(getattr(self, kind) is not None for kind in kinds)
 
     @property
+    def has_truth(self) -> bool:
+        """Whether there is anything to score detections with."""
+        return self.has(("masks", "centroids", "points", "boxes"))
+
+    @property
     def contents(self) -> str:
         """Its frames and truth in short: "24 frames (names 1f0a93c2), 24 masks, 31 boxes"."""
         names = hashlib.sha256("\n".join(path.name for path in self.images).encode()).hexdigest()[:8]

@@ -11,6 +11,8 @@ from utils.report.curves import curve_pictures, shared_curves, write_curves
 from utils.report.rows import Row, Table, score_entries, with_footnotes
 from utils.runlog import new_run_folder
 
+KEPT = ("overlays", "predictions")  # folders of what was detected
+
 
 @dataclass(frozen=True)
 class Result:
@@ -35,12 +37,19 @@ def write_evaluation(
 ) -> Result:
     """Write eval.json, the tables of groups and of sequences, and the curves; print what was measured.
 
-    facts:     of the test: "model", "weights", "dataset", "data", ...; they come first in eval.json
+    facts:     of the test: "model", "weights", "dataset", "data", "has_truth", ...; first in eval.json
     published: rows of metrics/papers.json on the model and data set
+    Where no sequence has truth there are no tables and no curves, and it says what is there instead.
     """
     names = (facts["dataset"], facts["model"], facts["weights"])
+    if not facts["has_truth"]:
+        write_json(folder / "eval.json", {**facts, "scores": [], "published": []})
+        print(f"{facts['model']} on {facts['dataset']}: no sequence has truth to score with; {kept(folder)}")
+        return Result(*names, [], [], {})
     parts = [groups["all"].split(line) for line in lines]
-    measured, per_sequence = (table.measured(names, scored, parts) for scored in (groups, sequences))
+    unscored = [name for name, found in sequences.items() if groups["all"].counts and not found.counts]
+    scored = {name: found for name, found in sequences.items() if name not in unscored}
+    measured, per_sequence = (table.measured(names, those, parts) for those in (groups, scored))
     rows = [table.published(entry, facts["data"]) for entry in published]
     table.write(folder / "table", measured + rows)
     table.write(folder / "sequences", per_sequence)
@@ -50,10 +59,23 @@ def write_evaluation(
     scores = score_entries(groups, sequences, parts)
     write_json(folder / "eval.json", {**facts, "scores": scores, "published": rows})  # the last: all is there
     print(table.text(per_sequence, ("weights", "rule")), end="")
+    if unscored:
+        others = f" and {len(unscored) - 3} more" if len(unscored) > 3 else ""
+        verb = "has" if len(unscored) == 1 else "have"
+        names_of = ", ".join(unscored[:3]) + others
+        print(f"{facts['model']} on {facts['dataset']}: {names_of} {verb} no truth to score with")
     for line in (line for split in parts for line in split):
         print(f"{facts['model']} on {facts['dataset']}, {line.protocol} protocol: {groups['all'].rule(line)}")
     all_curves = {name: curves["all"] for name, curves in pictures.items() if "all" in curves}
     return Result(*names, measured, rows, all_curves)
+
+
+def kept(folder: Path) -> str:
+    """Where what was detected is, as the end of a sentence."""
+    places = [str(path) for name in KEPT if (path := folder / name).exists()]
+    if places:
+        return f"what was detected is in {' and '.join(places)}"
+    return "--save_overlays and --save_predictions keep what was detected"
 
 
 class Summary:
@@ -68,7 +90,9 @@ class Summary:
         self.results: list[Result] = []
 
     def add(self, result: Result) -> None:
-        """Take in one more test."""
+        """Take in one more test; one without truth has no line."""
+        if not result.rows:
+            return
         self.folder = self.folder or new_run_folder(self.log_dir, "tables")
         self.results.append(result)
         self.table.write(self.folder / "table", self.rows())
@@ -89,6 +113,12 @@ class Summary:
                 for row in rows_of_model
             ]
         return rows
+
+    def show(self) -> None:
+        """Print the table, if there is one, and where it is."""
+        if self.folder:
+            print(self.table.text(self.rows(), ("rule",)), end="")
+            print(f"in {self.folder}")
 
 
 def write_paper_table(log_dir: Path, table: Table, published: Sequence[dict[str, Any]]) -> None:
