@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.motion import Motion
 from utils.report import overlay_video
 from utils.report.drawing import DETECTION, DISTANCE, PAPER, TRACK
-from utils.report.overlay_picture import Canvas, Layout, Stretch, clock
+from utils.report.overlay_picture import Canvas, Layout, SteadyStretch, clock
 from utils.report.overlay_video import OverlayVideo
 from utils.report.traces import Traces
 
@@ -169,7 +169,7 @@ def test_tails_forget_what_is_gone():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_gray_values_are_stretched_steadily(dtype):
-    draw, stretch, means = np.random.default_rng(0), Stretch(), []
+    draw, stretch, means = np.random.default_rng(0), SteadyStretch(), []
     scale = 100 if dtype == np.uint16 else 1
     background = draw.uniform(60, 140, (64, 64))
     for number in range(50):
@@ -184,7 +184,7 @@ def test_gray_values_are_stretched_steadily(dtype):
 
 def test_noise_alone_is_not_stretched_to_black_and_white():
     pixels = np.random.default_rng(0).integers(100, 103, (64, 64)).astype(np.uint8)
-    assert np.ptp(Stretch()(pixels)) <= 2 * 16
+    assert np.ptp(SteadyStretch()(pixels)) <= 2 * 16
 
 
 def test_where_no_mp4_can_be_written_it_is_an_avi_and_a_note_says_so(tmp_path, monkeypatch):

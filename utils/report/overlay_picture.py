@@ -31,7 +31,7 @@ ADAPTATION = 0.05  # how much of the way to a frame's own range the range goes
 LEAST_RANGE = 16  # gray levels of whole numbers; noise alone is not stretched further
 
 
-class Stretch:
+class SteadyStretch:
     """Gray values as 8 bit, in a range that follows the frames slowly: the picture does not flicker."""
 
     def __init__(self):

@@ -13,7 +13,7 @@ import numpy as np
 from utils.detections import Found
 from utils.errors import UserError
 from utils.files import temporary_beside, writing
-from utils.report.overlay_picture import Canvas, Layout, Stretch
+from utils.report.overlay_picture import Canvas, Layout, SteadyStretch
 from utils.report.traces import Trace, Traces
 
 DEFAULT_RATE, SLOWEST, FASTEST = 25.0, 1.0, 240.0  # frames per second
@@ -40,7 +40,7 @@ class OverlayVideo:
         self.folder, self.title = folder, title
         self.rate = rate if rate and rate > 0 else None
         self.notes: list[str] = []
-        self._stretch, self._traces = Stretch(), Traces()
+        self._stretch, self._traces = SteadyStretch(), Traces()
         self._early: list[tuple[Found, list[Trace]]] = []  # frames before the first that can be read
         self._gray: np.ndarray | None = None  # the last frame that could be read
         self._canvas: Canvas | None = None
