@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import utils  # noqa: F401 - first, see there
 from dataset import (  # noqa: F401
     folder,
     irdst,

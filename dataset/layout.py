@@ -80,7 +80,12 @@ def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
             raise UserError(
                 f"{entry.path} has the name of an image but is no file, nor a link to one; put it there"
             )
-    names = sorted((entry.name for entry in entries), key=lambda name: natural_key(Path(name).stem))
+    return in_order(folder, (entry.name for entry in entries))
+
+
+def in_order(folder: Path, names: Iterable[str]) -> tuple[Path, ...]:
+    """Image files of a folder in natural order. Raises UserError when two differ in the suffix alone."""
+    names = sorted(names, key=lambda name: natural_key(Path(name).stem))
     for before, name in zip(names, names[1:], strict=False):
         if Path(before).stem == Path(name).stem:
             raise UserError(f"{folder} holds both {before} and {name}; keep one of them")

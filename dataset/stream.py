@@ -1,0 +1,159 @@
+"""Any source of frames to the clips of a model, without knowing how many frames will come."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from dataset.frames import gray_statistics
+from dataset.normalisation import Normalisation
+from dataset.sampling import ClipFrames, endless_windows
+from dataset.source import Frame, Source
+from dataset.video import VideoGeometry, one_ahead
+from utils.recipe.schema import ViewSettings
+
+Clips = Iterator[tuple[ClipFrames, Tensor]]
+
+
+class StreamedVideo(VideoGeometry):
+    """What dataset.video.TestVideo is for a sequence, for a source: the clips to predict, in order.
+
+    Iterating gives (frames, clip [1, C, T, h, w]) as a TestVideo of the same frames does. At most two windows,
+    or clips, of frames are held, however many come. A frame that cannot be read is replaced by the one before
+    it, at the beginning by the first one that can be read.
+
+    source:    frames; one that is live can be iterated once
+    constants: mean and std of the data set, if it has such; where the recipe has none either, they are
+               measured in up to 32 evenly spaced frames, of a live source in its first 32
+    on_frame:  called with every frame of the source, in order and before it is in a clip, also with those
+               that cannot be read (pixels None); in the thread that reads ahead
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: ViewSettings,
+        constants: tuple[float, float] | None = None,
+        on_frame: Callable[[Frame], None] = lambda frame: None,
+    ):
+        super().__init__(source.name, settings)
+        self.source, self.constants, self.on_frame = source, constants, on_frame
+        if settings.history == "simulated":
+            note = f"{source.title} has no simulated frames before its first one, which is repeated instead"
+            source.tell("history", note)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames. Raises UserError where none can be read."""
+        return self.source.size
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how its frames are read; grows while they are."""
+        return self.source.notes
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """Measured on first use, where nobody gives it."""
+        return self.view.normalisation(self.constants, self._statistics)
+
+    def _statistics(self) -> tuple[float, float]:
+        samples = self.source.samples()
+        mean, std = gray_statistics([self.view.fit(pixels, "images") for pixels in samples])
+        self.source.tell(
+            "statistics",
+            f"{self.source.title}: gray values have mean {mean:.1f} and standard deviation {std:.1f} in "
+            f"{self.source.sampled}, by which they are normalised",
+        )
+        return mean, std
+
+    def __iter__(self) -> Clips:
+        """Left early, or by an error, it ends the thread that reads, and what the source has open."""
+        is_stopped = threading.Event()
+
+        def stop() -> None:
+            is_stopped.set()
+            if self.source.is_live:
+                self.source.stop()
+
+        return one_ahead(self._clips(is_stopped), stop)
+
+    # ---------------------------------------------------------------- in the thread that reads ahead
+
+    def _clips(self, is_stopped: threading.Event) -> Generator[tuple[ClipFrames, Tensor], None, None]:
+        normalisation = self.normalisation  # before frames of a live source are taken
+        with closing(self._placed(is_stopped)) as placed:
+            held = HeldFrames(placed)
+            clips = self._windows(held) if self.view.settings.key == "all" else self._key_frames(held)
+            for clip in clips:
+                if is_stopped.is_set():
+                    return
+                pixels = np.stack([held[place] for place in clip.places])
+                yield clip, self.view.apply(pixels, normalisation, self.name)[None]
+
+    def _placed(self, is_stopped: threading.Event) -> Generator[np.ndarray, None, None]:
+        """Pixels of each frame as the view places them. Every new frame passes here, in order."""
+        pixels = None
+        with closing(iter(self.source)) as frames:
+            for frame in frames:
+                if is_stopped.is_set():
+                    return
+                self.on_frame(frame)
+                if frame.pixels is not None:
+                    pixels = self.view.fit(frame.pixels, "images")
+                elif pixels is None:
+                    pixels = self.view.fit(self.source.first, "images")
+                yield pixels
+
+    def _windows(self, held: "HeldFrames") -> Iterator[ClipFrames]:
+        """As `test_windows` gives them for the number of frames that have come in the end."""
+        length, covered = self.view.settings.frames, 0
+        for start, stop in endless_windows(length):
+            if not held.reach(stop):
+                break
+            yield ClipFrames.window(start, stop)
+            held.forget(start + 1)  # where the last window may begin
+            covered = stop
+        if covered < held.seen:
+            yield ClipFrames.window(max(held.seen - length, 0), held.seen)
+
+    def _key_frames(self, held: "HeldFrames") -> Iterator[ClipFrames]:
+        """A clip around each frame, as soon as the frames after it are there."""
+        chosen, place = self.view.settings, 0
+        frames, key = chosen.frames, chosen.key
+        history = "repeat" if chosen.history == "simulated" else chosen.history
+        after = max(frames - 1 - key, key if history == "future" else 0)
+        numbers = self.source.numbers(chosen.neighbours)
+        while held.reach(place + 1):
+            held.reach(place + 1 + after)
+            yield ClipFrames.around(numbers or range(held.seen), place, frames, key, history)
+            place += 1
+            held.forget(place - key)
+
+
+class HeldFrames:
+    """The last frames of a video, by their places."""
+
+    def __init__(self, frames: Iterator[np.ndarray]):
+        self.seen = 0
+        self._frames, self._held = frames, {}
+
+    def reach(self, count: int) -> bool:
+        """Read on until so many frames have been seen. False where the video ends before."""
+        while self.seen < count:
+            if (pixels := next(self._frames, None)) is None:
+                return False
+            self._held[self.seen] = pixels
+            self.seen += 1
+        return True
+
+    def forget(self, before: int) -> None:
+        """Drop the frames of lower places."""
+        for place in [place for place in self._held if place < before]:
+            del self._held[place]
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        return self._held[place]
