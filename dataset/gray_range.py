@@ -14,9 +14,9 @@ from utils.errors import UserError
 
 AUTO, FILE = "auto", "file"
 HOT_PIXELS = 4  # of each frame, which say nothing of the range: the brightest and the darkest ones
-HEAD_ROOM = 0.5  # beyond the middle 98 % of the counts, in widths of these
+ROOM_BELOW, ROOM_ABOVE = 0.5, 1.0  # the middle 98 % of the counts, in widths of these; targets are above
 BEYOND = 1.25  # how far the range goes out for the brightest and darkest counts, in distances of these
-FARTHEST = 3.0  # but no farther, in the same widths
+FARTHEST = 5.0  # but no farther, in the same widths
 LEAST_WIDTH = 16  # counts; frames of one count have no range of their own
 
 RangeChoice = str | tuple[float, float]
@@ -56,10 +56,10 @@ class Stretch:
     def of(cls, frames: Iterable[np.ndarray], sampled: str) -> "Stretch":
         """The stretch for 16-bit frames by the counts in some of them.
 
-        The middle 98 % of the counts get up to half of the gray values, so that there is room above and below
-        them. Where the brightest and darkest counts lie farther out, the range goes beyond these, at most
-        three times as far as the middle is wide. The few brightest and darkest pixels, which a sensor's
-        faults may be, do not count.
+        The middle 98 % of the counts get up to two fifths of the gray values, so that there is room above and
+        below them. Where the brightest and darkest counts lie farther out, the range goes beyond these, at
+        most five times as far as the middle is wide. The few brightest and darkest pixels, which faults of
+        the sensor may be, do not count.
 
         sampled: which frames these are, for the note
         """
@@ -72,8 +72,8 @@ class Stretch:
         places = faulty, 0.01 * below[-1], 0.99 * below[-1], below[-1] - faulty - 1
         darkest, first, last, brightest = np.searchsorted(below, places, side="right").astype(float)
         width = max(last - first, LEAST_WIDTH)
-        low = first - np.clip(BEYOND * (first - darkest), HEAD_ROOM * width, FARTHEST * width)
-        high = last + np.clip(BEYOND * (brightest - last), HEAD_ROOM * width, FARTHEST * width)
+        low = first - np.clip(BEYOND * (first - darkest), ROOM_BELOW * width, FARTHEST * width)
+        high = last + np.clip(BEYOND * (brightest - last), ROOM_ABOVE * width, FARTHEST * width)
         reason = f"98 % of the counts of {sampled} lie from {first:.0f} to {last:.0f}"
         return cls(float(np.floor(low)), float(np.ceil(high)), reason)
 

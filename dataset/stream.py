@@ -21,8 +21,8 @@ Clips = Iterator[tuple[ClipFrames, Tensor]]
 class StreamedVideo(VideoGeometry):
     """What dataset.video.TestVideo is for a sequence, for a source: the clips to predict, in order.
 
-    Iterating gives (frames, clip [1, C, T, h, w]) as a TestVideo of the same frames does. At most two windows,
-    or clips, of frames are held, however many come. A frame that cannot be read is replaced by the one before
+    Iterating gives (frames, clip [1, C, T, h, w]) as a TestVideo of the same frames does. At most two windows
+    of frames are held, or clips, however many come. A frame that cannot be read is replaced by the one before
     it, at the beginning by the first one that can be read.
 
     source:    frames; one that is live can be iterated once
