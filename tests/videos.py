@@ -37,7 +37,8 @@ def write_video(path: Path, frames: list[np.ndarray], codec: str = "FFV1", fps: 
 def spoil_frame(path: Path, number: int) -> None:
     """Overwrite the bytes of one frame of an AVI file, so that it cannot be decoded."""
     data = bytearray(path.read_bytes())
-    start = [match.start() for match in re.finditer(b"00dc", data)][number]
+    movie = data.index(b"movi")  # what is before and after it lists the frames
+    start = [match.start() for match in re.finditer(b"00dc", data) if match.start() > movie][number]
     (size,) = struct.unpack_from("<I", data, start + 4)
     data[start + 8 : start + 8 + size] = bytes(size)
     path.write_bytes(data)

@@ -46,9 +46,8 @@ class PipedImages(LiveSource):
         stream = ImageStream(self._read)
         for number, data in enumerate(stream):
             yield self._frame(number, data)
-            if stream.skipped:
-                note = f"{stream.skipped} bytes of {self.title} belong to no image and are skipped"
-                self.tell("skipped", note)
+        if stream.skipped:
+            self.tell("skipped", f"{stream.skipped} bytes of {self.title} belong to no image and are skipped")
 
     def _frame(self, number: int, data: bytes) -> Frame:
         name = counted_name(number)
@@ -88,9 +87,8 @@ class ImageStream:
         if not self._read_until(len(PNG)) or not self._bytes.startswith((PNG, JPEG)):
             raise UserError(f"standard input begins with no PNG and no JPEG image; {HOW}")
         begin, find_end = (PNG, self._png_end) if self._bytes.startswith(PNG) else (JPEG, self._jpeg_end)
-        is_whole = True
-        while (before := self._go_to(begin)) is not None:
-            self.skipped += before if is_whole else 0  # else they are the rest of a broken one
+        is_whole = True  # the image before; what follows a broken one is the rest of it
+        while self._go_to(begin, counts=is_whole):
             end = find_end()
             is_whole = end is not None
             yield bytes(self._bytes[: end or 0])
@@ -105,17 +103,18 @@ class ImageStream:
             self._bytes += part
         return True
 
-    def _go_to(self, begin: bytes) -> int | None:
-        """Drop what is before the next image, and tell how many bytes; None where no image comes."""
-        dropped = 0
-        while (place := self._bytes.find(begin)) < 0:
-            useless = max(len(self._bytes) - len(begin) + 1, 0)
-            del self._bytes[:useless]
-            dropped += useless
-            if not self._read_until(len(self._bytes) + 1):
-                return None
-        del self._bytes[:place]
-        return dropped + place
+    def _go_to(self, begin: bytes, counts: bool) -> bool:
+        """Drop what is before the next image, and count it as skipped or not. False where no image comes."""
+        is_there = True
+        while (place := self._bytes.find(begin)) < 0 and is_there:
+            self._drop(len(self._bytes) - len(begin) + 1, counts)  # the rest may be how it begins
+            is_there = self._read_until(len(self._bytes) + 1)
+        self._drop(place if is_there else len(self._bytes), counts)
+        return is_there
+
+    def _drop(self, count: int, counts: bool) -> None:
+        del self._bytes[: max(count, 0)]
+        self.skipped += max(count, 0) if counts else 0
 
     def _png_end(self) -> int | None:
         """The length of the PNG at the beginning; None where it is broken."""
