@@ -92,13 +92,13 @@ def assert_same_clips(found: Iterator, expected: Iterator) -> int:
 # ---- the clips of a TestVideo ----
 
 MODELS = {  # and how many frames: fewer than, as many as, and more than a clip or window has
-    "DeepPro": (3, 39, 40, 41, 76, 77, 130),
-    "ResUNet-RFR": (3, 19, 20, 21, 38, 39, 57),
+    "DeepPro": (3, 40, 41, 77, 130),
+    "ResUNet-RFR": (3, 20, 21, 39),
     "TopHat": (1, 2, 9),
-    "RPRNet": (1, 2, 5, 6, 7, 13),
-    "TSMSA": (1, 4, 5, 8),
-    "STMENet": (1, 4, 5, 8),
-    "ResUNet-DTUM": (1, 4, 5, 13),
+    "RPRNet": (1, 5, 6, 13),
+    "TSMSA": (4, 5, 7),
+    "STMENet": (4, 5, 7),
+    "ResUNet-DTUM": (4, 5, 13),
 }
 
 
@@ -117,7 +117,7 @@ def test_clips_are_those_of_a_test_video(tmp_path, name, count):
     assert assert_same_clips(live, TestVideo(data[0], with_constants, settings)) == len(expected)
 
 
-@pytest.mark.parametrize("count", [*range(1, 12), 25])
+@pytest.mark.parametrize("count", [*range(1, 8), 11, 25])
 @pytest.mark.parametrize(
     "settings",
     [
