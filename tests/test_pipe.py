@@ -99,9 +99,23 @@ def test_an_image_that_is_cut_off_is_one_broken_frame(kind, part):
 def test_a_damaged_length_does_not_swallow_the_images_after_it():
     files = encoded(noise(4))
     start = files[1].index(b"IDAT") - 4
-    for length in (b"\x7f\xff\xff\xff", b"\x00\x01\x00\x00", b"\x00\x00\x00\x01"):
-        broken = files[1][:start] + length + files[1][start + 4 :]
-        assert cut(files[0] + broken + files[2] + files[3], 100) == ([files[0], b"", *files[2:]], 0)
+    for length in (2**31 - 1, 2**16, 1, len(files[1]) - start - 8, len(files[1]) - start - 16):
+        broken = files[1][:start] + length.to_bytes(4, "big") + files[1][start + 4 :]
+        for part in (1, 3, 100, 10**5):
+            assert cut(files[0] + broken + files[2] + files[3], part) == ([files[0], b"", *files[2:]], 0)
+
+
+@pytest.mark.parametrize(("kind", "broken_at"), [("PNG", b"IDAT"), ("JPEG", b"\xff\xda")])
+def test_a_broken_image_does_not_hold_back_those_after_it(kind, broken_at):
+    files = encoded(noise(300), kind)
+    start = files[1].index(broken_at)
+    damaged = (
+        files[1][: start - 4] + b"\x7f\xff\xff\xff" + files[1][start:] if kind == "PNG" else files[1][:-2]
+    )
+    coming = io.BytesIO(files[0] + damaged + b"".join(files[2:]))
+    images = iter(stream := ImageStream(lambda: coming.read(100)))
+    assert [next(images), next(images), next(images)] == [files[0], b"", files[2]]
+    assert len(stream._bytes) < 3 * len(files[0])
 
 
 def test_no_more_than_an_image_is_held():
@@ -145,8 +159,8 @@ def test_of_images_in_colour_the_luma_is_taken(piped):
 
 def test_damaged_images_keep_their_numbers(piped):
     frames = noise(5)
-    files = encoded(frames)
-    place = files[2].index(b"IDAT") + 20
+    files = encoded(frames, compress_level=0)
+    place = files[2].index(b"IDAT") + 200  # of a pixel
     files[2] = files[2][:place] + bytes([files[2][place] ^ 1]) + files[2][place + 1 :]  # a checksum tells
     files[3] = files[3][:100]
     found = list(source := piped(b"".join(files) + b"rest"))

@@ -358,19 +358,21 @@ def test_a_consumer_that_leaves_early_leaves_nothing_open(camera, leave):  # noq
     assert [capture.released for capture in Camera.opened] == [True]
 
 
-def test_who_is_interrupted_does_not_wait_for_the_rest_of_a_clip(monkeypatch):
-    """A window of this camera would take 20 s."""
+@pytest.mark.parametrize("kind", [Arrays, Coming])
+def test_who_is_interrupted_does_not_wait_for_the_rest_of_a_clip(kind):
+    """A window of this camera, or of files on a slow disk, would take 20 s."""
 
-    def slow():
-        for frame in noise(1000):
-            time.sleep(0.02)
-            yield frame
+    class Slow(kind):
+        def _frames(self):
+            for frame in super()._frames():
+                time.sleep(0.02)
+                yield frame
 
     def interrupt(*_):
         raise Sentinel
 
     before, begin = threading.active_count(), time.monotonic()
-    clips = iter(StreamedVideo(Coming(slow()), view_settings(frames=1000), CONSTANTS))
+    clips = iter(StreamedVideo(Slow(noise(1000)), view_settings(frames=1000), CONSTANTS))
     handler = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
@@ -407,10 +409,16 @@ def test_one_item_is_made_ahead():
         finally:
             left.append(True)
 
-    ahead = one_ahead(items())
+    given = items()  # which nobody else would close
+    ahead = one_ahead(given)
     assert next(ahead) == 0
     end = time.monotonic() + 5
     while made != [0, 1] and time.monotonic() < end:
         time.sleep(0.01)
     assert made == [0, 1] and not left
     assert list(ahead) == [1, 2, 3, 4] and left == [True]
+    given = items()
+    ahead = one_ahead(given)
+    next(ahead)
+    ahead.close()
+    assert left == [True, True]

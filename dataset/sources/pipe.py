@@ -125,12 +125,13 @@ class ImageStream:
                 return None
             kind = bytes(self._bytes[start + 4 : start + 8])
             end = start + 12 + int.from_bytes(self._bytes[start : start + 4], "big")
-            if not (kind.isalpha() and self._read_part(start, end)):
+            if not self._read_part(start, end):
                 return None
         return end
 
     def _read_part(self, start: int, end: int) -> bool:
         """Whether a part of a PNG is there whole; not where its length leads into another image."""
+        start -= len(PNG) - 1  # which may begin in the part before
         while self._bytes.find(PNG, start, end) < 0:
             if len(self._bytes) >= end:
                 return True
