@@ -405,6 +405,7 @@ def test_sources_get_different_names(tmp_path):
         write_video(tmp_path / name, noise(2))
     words = [str(tmp_path / name) for name in ("x", "y/*", "a.mkv", "z/A.mkv", "x/a.avi")]
     assert [source.name for source in open_sources(words)] == ["a", "a-2", "a-3", "A-4"]
+    assert [source.name for source in open_sources([words[3], words[2]])] == ["A", "a-2"]
 
 
 @pytest.mark.parametrize(
