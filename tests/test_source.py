@@ -185,6 +185,17 @@ def test_gaps_are_counted_by_the_times_of_frames():
 def test_times_that_are_rounded_to_milliseconds():
     clock = FrameClock(60, 1000)
     assert sum(clock.missing(round(i * 1000 / 60), i, 0) for i in range(500)) == 0
+    assert clock.missing(round(502 * 1000 / 60), 500, 0) == 2
+
+
+def test_a_step_between_two_numbers_of_frames_is_no_gap():
+    clock = FrameClock(25, 100)
+    assert [clock.missing(40 * i, i, 0) for i in range(12)] == [0] * 12
+    assert clock.missing(40 * 11 + 64, 12, 0) == 0
+    assert clock.missing(40 * 11 + 184, 13, 0) == 0  # it is not believed any more
+    assert clock.missing(40 * 11 + 304, 14, 1) == 1  # but for a failure
+    clock = FrameClock(25, 100)
+    assert [clock.missing(0, 0, 0), clock.missing(64, 1, 1)] == [0, 1]
 
 
 def test_without_a_steady_rate_a_longer_step_is_no_gap():
@@ -270,8 +281,10 @@ def test_of_images_in_colour_the_first_channel_is_taken(tmp_path):
 
 def test_images_of_equal_channels_are_not_in_colour(tmp_path):
     frames = noise(2)
-    opaque = np.full_like(frames[0], 255)
-    write_images(tmp_path / "run", [np.dstack([frame] * 3 + [opaque]) for frame in frames])
+    opaque, nearly = np.full_like(frames[0], 255), [frame - (frame > 5) * np.uint8(5) for frame in frames]
+    write_images(
+        tmp_path / "run", [np.dstack([*both, both[0], opaque]) for both in zip(frames, nearly, strict=True)]
+    )
     source = opened(tmp_path / "run")
     assert_frames(source, frames, ["0.png", "1.png"])
     assert source.notes == []
