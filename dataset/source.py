@@ -28,7 +28,8 @@ class Frame:
     number: from 0 in reading order; a frame that cannot be read has one too
     name:   as in the source: "0012.png" of an image file; "000012", the number, of a video, of a TIFF with
             several pages and of what is piped
-    pixels: gray values, uint8 or uint16 [H, W]; None where it cannot be read
+    pixels: gray values, uint8 or uint16 [H, W], not to be changed, for clips share them; None where it cannot
+            be read
     note:   why not
     """
 
@@ -112,6 +113,7 @@ class Source(ABC):
 
     def __iter__(self) -> Generator[Frame, None, None]:
         """Raises UserError for a frame of another size or depth than the first one."""
+        self.check()  # before frames of a live source are taken
         stretch, unreadable = self.stretch, []
         with closing(self._frames()) as frames:
             for frame in frames:
@@ -211,7 +213,7 @@ class LiveSource(Source):
 
     def _frames(self) -> Generator[Frame, None, None]:
         with closing(self._coming):
-            while self._read_ahead(1):
+            while self._read_ahead(1) and not self._is_stopped.is_set():
                 yield self._ahead.popleft()
 
     def _glimpsed(self) -> Generator[Frame, None, None]:

@@ -254,6 +254,12 @@ def test_images_of_several_folders_are_a_source_each(tmp_path):
     assert [source.length for source in sources] == [2, 2, 2]
 
 
+def test_an_image_that_is_named_in_two_ways(tmp_path, monkeypatch):
+    write_images(tmp_path, noise(2))
+    monkeypatch.chdir(tmp_path)
+    assert opened("0.png", "./0.png", tmp_path / "0.png", tmp_path).length == 2
+
+
 def test_one_image(tmp_path):
     (frame,) = noise(1)
     source = opened(saved(tmp_path / "shot.png", frame))
@@ -541,6 +547,22 @@ def test_a_camera_that_is_stopped_gives_no_more(camera):
         if frame.number == 3:
             source.stop()
     assert found == [0, 1, 2, 3] and camera.opened[0].released
+
+
+def test_what_a_camera_has_read_ahead_is_not_given_after_a_stop(camera):
+    camera.frames = noise(40)
+    source = LiveVideo(0)
+    assert len(source.samples()) == 32
+    frames = iter(source)
+    next(frames)
+    source.stop()
+    assert list(frames) == []
+
+
+def test_a_camera_of_changing_size(camera):
+    camera.frames = [*noise(1, (24, 30)), *noise(3)]
+    told = "frame 000001 of camera 0 is 32x24, the first one 30x24; give frames of one size as one source"
+    refused(told, list, LiveVideo(0, gray_range=(0.0, 100.0)))
 
 
 def test_frames_of_a_camera_that_cannot_be_decoded(camera):

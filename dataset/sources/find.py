@@ -47,7 +47,7 @@ def open_sources(words: Iterable[str], gray_range: RangeChoice = AUTO) -> list[S
     sources = []
     for (kind, which), paths in parts.items():
         if kind == "images":
-            sources += sources_of_images(list(dict.fromkeys(paths)), gray_range)
+            sources += sources_of_images(paths, gray_range)
         elif kind == "video":
             sources.append(VideoFile(paths[0].stem, paths[0], gray_range))
         elif kind == "live":
@@ -130,7 +130,7 @@ def parts_in(folder: Path) -> Iterator[Part]:
 def sources_of_images(paths: list[Path], gray_range: RangeChoice) -> list[Source]:
     """One source of the images of one folder, or one of each TIFF file that has several pages."""
     folder = paths[0].parent
-    paths = in_order(folder, (path.name for path in paths))
+    paths = in_order(folder, {path.name for path in paths})
     if not has_pages(paths[0]):
         name = paths[0].stem if len(paths) == 1 else folder_name(folder)
         return [ImageFiles(name, str(paths[0] if len(paths) == 1 else folder), paths, gray_range)]
