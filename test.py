@@ -36,7 +36,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.new_parser("Test detectors of infrared small moving targets.")
     cli.add_data_flags(parser)
     parser.set_defaults(dataset_names=None, dataset_dir=None)  # then those of --predictions
-    cli.add_recipe_flags(parser, "seq_len", "threshold")
+    cli.add_recipe_flags(parser, "seq_len", "threshold", "register", "confirm")
     cli.add_weight_flags(parser)
     add = parser.add_argument
     add("--split", choices=("test", "train"), help="which sequences (default: test)")

@@ -141,7 +141,11 @@ class TrainingClips(Dataset):
         needs_all = any(augmentation.needs_truth for augmentation in self.augmentations)
         truth = tuple(range(len(places))) if needs_all else predicted
         found = self.task.truth(frames, [places[i] for i in truth], self.recipe)
-        return Sample(frames.pixels(places), truth, predicted[len(predicted) // 2], **found)
+        pixels = frames.pixels(places)
+        if alignment := self.view.alignment(pixels, frames.file_size):
+            pixels = alignment.frames(pixels)
+            found = {kind: getattr(alignment, kind)(shown, truth) for kind, shown in found.items()}
+        return Sample(pixels, truth, predicted[len(predicted) // 2], **found)
 
     def _patch(self, sample: Sample, draw: np.random.Generator, name: str) -> Sample:
         """The sample with the recipe's defect and its patch, if it has them."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise, takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,17 @@ class ClipFrames:
 
     first, count: the frames that are predicted from it
     places:       the frames that it is made of; -4 to -1 are simulated frames before the sequence
+    is_aligned:   whether the frames are shown as one of them sees them, see dataset.alignment
+    alignment:    of an aligned window, what brings maps of its frames back
+    as_it_is:     the input of an aligned window without alignment, for what that frame does not see
     """
 
     first: int
     count: int
     places: tuple[int, ...]
+    is_aligned: bool = False
+    alignment: Any = None
+    as_it_is: Any = None
 
     @classmethod
     def window(cls, start: int, stop: int) -> "ClipFrames":

@@ -55,10 +55,13 @@ class Source(ABC):
                 "auto", 8 bit stays as it is and 16 bit is stretched, see `Stretch`. Stretched frames are
                 uint16, of which `gray_values` gives 0..255.
     fps:        frames per second, None where unknown
+    dataset, constants: the name of the data set that it is of, with mean and std of that; "" and None else
     """
 
     is_live = False
     fps: float | None = None
+    dataset = ""
+    constants: tuple[float, float] | None = None
 
     def __init__(self, name: str, title: str, gray_range: RangeChoice = AUTO):
         self.name, self.title, self.gray_range = name, title, gray_range

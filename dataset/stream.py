@@ -1,19 +1,24 @@
 """Any source of frames to the clips of a model, without knowing how many frames will come."""
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
 from dataset.frames import gray_statistics
+from dataset.io import gray_values
 from dataset.normalisation import Normalisation
 from dataset.sampling import ClipFrames, endless_windows
 from dataset.source import Frame, Source
 from dataset.video import VideoGeometry, one_ahead
+from utils.motion import Motion
 from utils.recipe.schema import ViewSettings
+from utils.registration import MODES, Registrar
 
 Clips = Iterator[tuple[ClipFrames, Tensor]]
 
@@ -30,6 +35,8 @@ class StreamedVideo(VideoGeometry):
                measured in up to 32 evenly spaced frames, of a live source in its first 32
     on_frame:  called with every frame of the source, in order and before it is in a clip, also with those
                that cannot be read (pixels None); in the thread that reads ahead
+    keeps:     whether it keeps each frame with its motion until `take` is called for it
+    seconds:   spent so far on reading, on registering, and on waiting for both
     """
 
     def __init__(
@@ -38,8 +45,15 @@ class StreamedVideo(VideoGeometry):
         settings: ViewSettings,
         constants: tuple[float, float] | None = None,
         on_frame: Callable[[Frame], None] = lambda frame: None,
+        keeps: bool = False,
     ):
         super().__init__(source.name, settings)
+        mode = MODES.get(settings.register)
+        self.registrar = mode and Registrar(mode)
+        self._motions: dict[int, Motion] = {}  # of the last frames
+        self.keeps = keeps
+        self._kept: deque[tuple[Frame, Motion]] = deque()
+        self.seconds = {"read": 0.0, "register": 0.0, "wait": 0.0}
         self.source, self.constants, self.on_frame = source, constants, on_frame
         if settings.history == "simulated":
             note = f"{source.title} has no simulated frames before its first one, which is repeated instead"
@@ -79,7 +93,34 @@ class StreamedVideo(VideoGeometry):
             if self.source.is_live:
                 self.source.stop()
 
-        return one_ahead(self._clips(is_stopped), stop)
+        with closing(one_ahead(self._clips(is_stopped), stop)) as clips:
+            while True:
+                with self._timed("wait"):
+                    clip = next(clips, None)
+                if clip is None:
+                    return
+                yield clip
+
+    def motion(self, index: int) -> Motion:
+        """How the background moved from the frame before to one of the frames of the last clips."""
+        return self._motions[index]
+
+    def picture(self, index: int) -> np.ndarray:
+        """Gray levels of the first frame that is kept, which must be that one, float32 [H, W]."""
+        frame, _ = self._kept[0]
+        if frame.number != index:
+            raise ValueError(f"frame {frame.number} is the first that is kept, not {index}")
+        return gray_values(self.source.first if frame.pixels is None else frame.pixels)
+
+    def take(self) -> tuple[Frame, Motion]:
+        """The first frame that is kept, and how the background moved since the one before; it is let go."""
+        return self._kept.popleft()
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - begin
 
     # ---------------------------------------------------------------- in the thread that reads ahead
 
@@ -92,21 +133,35 @@ class StreamedVideo(VideoGeometry):
                 if is_stopped.is_set():
                     return
                 pixels = np.stack([held[place] for place in clip.places])
-                yield clip, self.view.apply(pixels, normalisation, self.name)[None]
+                yield self.input_of(clip, pixels, normalisation)
 
     def _placed(self, is_stopped: threading.Event) -> Generator[np.ndarray, None, None]:
         """Pixels of each frame as the view places them. Every new frame passes here, in order."""
         pixels = None
         with closing(iter(self.source)) as frames:
-            for frame in frames:
-                if is_stopped.is_set():
+            while True:
+                with self._timed("read"):
+                    frame = next(frames, None)
+                if frame is None or is_stopped.is_set():
                     return
+                self._register(frame)
                 self.on_frame(frame)
                 if frame.pixels is not None:
                     pixels = self.view.fit(frame.pixels, "images")
                 elif pixels is None:
                     pixels = self.view.fit(self.source.first, "images")
                 yield pixels
+
+    def _register(self, frame: Frame) -> None:
+        """A frame that cannot be read counts as one in which nothing moved."""
+        motion = Motion()
+        if self.registrar and frame.pixels is not None:
+            with self._timed("register"):
+                motion = self.registrar(gray_values(frame.pixels))
+        self._motions[frame.number] = motion
+        self._motions.pop(frame.number - 4 * self.view.settings.frames - 8, None)
+        if self.keeps:
+            self._kept.append((frame, motion))
 
     def _windows(self, held: "HeldFrames") -> Iterator[ClipFrames]:
         """As `test_windows` gives them for the number of frames that have come in the end."""

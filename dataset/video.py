@@ -5,6 +5,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +37,22 @@ class VideoGeometry(ABC):
     @abstractmethod
     def size(self) -> tuple[int, int]:
         """(height, width) of the original frames."""
+
+    def input_of(
+        self, clip: ClipFrames, pixels: np.ndarray, normalisation: Normalisation
+    ) -> tuple[ClipFrames, Tensor]:
+        """(frames, clip [1, C, T, h, w]) of the placed frames [n, H, W] of a clip, aligned where that helps.
+
+        The frames of a window that was aligned know how to bring what is predicted of them back.
+        """
+        alignment = self.view.alignment(pixels, self.size)
+        if alignment is None:
+            return clip, self.view.apply(pixels, normalisation, self.name)[None]
+        aligned = self.view.apply(alignment.frames(pixels), normalisation, self.name)[None]
+        if self.view.settings.key != "all":  # the predicted frame is the one that the others are aligned to
+            return replace(clip, is_aligned=True), aligned
+        plain = None if alignment.sees_all else self.view.apply(pixels, normalisation, self.name)[None]
+        return replace(clip, is_aligned=True, alignment=alignment, as_it_is=plain), aligned
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -108,6 +125,10 @@ class TestVideo(VideoGeometry):
         recent: dict[int, np.ndarray] = {}  # frames of the last clip, by place
         return one_ahead(self._clip(clip, recent) for clip in self.clips)
 
+    def picture(self, index: int) -> np.ndarray:
+        """Gray levels of a frame as its file has it, float32 [H, W]."""
+        return self.originals.images(index, index + 1)[0]
+
     def cache_steps(self) -> list[Callable[[], None]]:
         """A call that makes or checks the files of the cache, by reading a frame and its truth."""
 
@@ -166,7 +187,7 @@ class TestVideo(VideoGeometry):
             if place not in recent:
                 recent[place] = self.frames.image(place)
         pixels = np.stack([recent[place] for place in clip.places])
-        return clip, self.view.apply(pixels, self.normalisation, self.name)[None]
+        return self.input_of(clip, pixels, self.normalisation)
 
 
 def one_ahead(items: Generator[T, None, None], stop: Callable[[], None] = lambda: None) -> Iterator[T]:

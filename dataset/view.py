@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dataset.alignment import Alignment
 from dataset.io import gray_values
 from dataset.normalisation import Normalisation
 from dataset.sampling import ClipFrames, frame_numbers, test_windows
@@ -93,6 +94,21 @@ class View:
         """The places in a clip of the frames that are predicted from it."""
         key = self.settings.key
         return tuple(range(clip.count)) if key == "all" else (key,)
+
+    # ---------------------------------------------------------------- registration
+
+    def alignment(self, frames: np.ndarray, size: Size) -> Alignment | None:
+        """How the placed frames [n, H, W] of a clip are aligned to its key frame, or to a window's middle.
+
+        size: (height, width) of the frames in their files
+        None where the recipe wants none, and where none is measured.
+        """
+        if self.settings.register == "off" or self.settings.frames == 1:
+            return None
+        key, place = self.settings.key, self.placement(size)
+        reference = len(frames) // 2 if key == "all" else key
+        area = tuple(slice(low, low + side) for low, side in zip(place.corner, place.scaled, strict=True))
+        return Alignment.measured(frames, reference, self.settings.register, area)
 
     # ---------------------------------------------------------------- geometry
 

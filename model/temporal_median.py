@@ -6,6 +6,7 @@ these differ among each other, and is a small bright spot, is a target. The key 
 
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
@@ -101,6 +102,7 @@ class Stream:
         self.defects: Pixels | None = None
         self.next_search = 0.0  # views from which they are looked for again
         self.device = torch.device("cpu")
+        self.aside = ThreadPoolExecutor(1, "TemporalMedian")
 
     def __call__(self, clip: Tensor, places: Sequence[int], motions: Sequence[Motion]) -> dict[str, Tensor]:
         """The logits [1, n, H, W] of the frames that are complete now, which follow those given before.
@@ -149,18 +151,26 @@ class Stream:
 
     def judge(self, number: int) -> np.ndarray:
         """The logits of a frame, float32 [H, W]."""
-        key, chosen = self.frame(number), self.detector
+        chosen = self.detector
+        aside = self.aside.submit(self.detail_and_far_score, number)
         score, seen = self.deviation(number, chosen.lags)
         if (box := box_around(seen < LEAST)) is not None:
             near, _ = self.deviation(number, chosen.near_lags, box)
             score[box] = np.where(seen[box] < LEAST, near, score[box])
         score = local_units(score)
-        if self.stands_still(number):
-            far, _ = self.deviation(number, (*chosen.lags, *chosen.far_lags))
-            score = np.maximum(score, local_units(far))
-        gray = key.planes.astype(np.float32) * np.float32(1 / SCALE)
-        detail = local_deviation(cv2.morphologyEx(gray, cv2.MORPH_TOPHAT, DETAIL))
+        detail, far = aside.result()
+        if far is not None:
+            score = np.maximum(score, far)
         return np.minimum(score - chosen.threshold, 2 * (detail - chosen.tophat))
+
+    def detail_and_far_score(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(the top-hat, the score with the far frames where the camera stands still); beside the rest."""
+        gray = self.frame(number).planes.astype(np.float32) * np.float32(1 / SCALE)
+        detail = local_deviation(cv2.morphologyEx(gray, cv2.MORPH_TOPHAT, DETAIL))
+        if not self.stands_still(number):
+            return detail, None
+        far, _ = self.deviation(number, (*self.detector.lags, *self.detector.far_lags))
+        return detail, local_units(far)
 
     def neighbours(self, number: int, lags: Sequence[int]) -> list[int]:
         last = self.first + len(self.held) - 1
@@ -187,7 +197,7 @@ class Stream:
         """
         key = self.frame(number)
         own, back = key.planes[box], np.linalg.inv(key.place)
-        planes, seen = [], np.zeros(own.shape, np.uint8)
+        planes, seen, is_low = [], np.zeros(own.shape, np.uint8), np.ones(own.shape, np.uint8)
         for place in self.neighbours(number, lags):
             other = self.frame(place)
             homography = other.place @ back
@@ -196,11 +206,12 @@ class Stream:
                 seen += 1
                 continue
             inside = footprint(homography, key.gray.shape, BORDER)[box]
-            unseen = np.logical_not(inside)
+            unseen = inside ^ 1
             # Half of the neighbours that do not see a pixel are below all others there, half above.
-            is_low = (len(planes) - seen) % 2 == 0
+            low = unseen & is_low
             values = warped(other.planes, homography, box).view(np.int16)
-            planes.append(Plane(values, unseen & is_low, unseen & ~is_low))
+            planes.append(Plane(values, low.view(bool), (unseen ^ low).view(bool)))
+            is_low ^= unseen
             seen += inside
         if not planes:
             return np.zeros(own.shape, np.float32), seen
@@ -220,13 +231,17 @@ class Plane:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
-    def filled(self, values: np.ndarray, least: int) -> np.ndarray:
-        """A copy of `values` [H, W] with `least` and the largest number where it sees nothing."""
-        values = values.copy()
+    def bounded(self, values: np.ndarray) -> np.ndarray:
+        """The values [H, W], which it changes: 0 or the largest number where it sees nothing."""
         if self.low is not None:
-            np.copyto(values, least, where=self.low)
+            np.copyto(values, 0, where=self.low)
             np.copyto(values, MOST, where=self.high)
         return values
+
+    def distance(self, middle: np.ndarray) -> np.ndarray:
+        """How far its values are from others, int16 [H, W]."""
+        distance = self.values - middle
+        return np.abs(distance, out=distance)
 
 
 class Frame:
@@ -240,8 +255,8 @@ class Frame:
     def repaired(self, defects: Pixels | None) -> "Frame":
         """The same, its defects replaced."""
         if defects is not self.known:
-            self.known = defects
             self.planes = as_integers(repaired(self.gray, defects))
+            self.known = defects  # the last: two threads may come here
         return self
 
 
@@ -269,8 +284,8 @@ def noise_units(key: np.ndarray, planes: list[Plane]) -> np.ndarray:
     The noise is the median absolute deviation of the others, smoothed, one gray level and a quarter of the
     median's gradient, which stands for what registration leaves. key: int16 [H, W], of SCALE per gray level.
     """
-    middle = median_of([plane.filled(plane.values, 0) for plane in planes])
-    spread = median_of([plane.filled(np.abs(plane.values - middle), 0) for plane in planes])
+    middle = median_of([plane.bounded(plane.values.copy()) for plane in planes])
+    spread = median_of([plane.bounded(plane.distance(middle)) for plane in planes])
     median = middle.astype(np.float32) * np.float32(1 / SCALE)
     difference = cv2.GaussianBlur((key - middle).astype(np.float32) * np.float32(1 / SCALE), (0, 0), 0.6)
     noise = cv2.GaussianBlur(spread.astype(np.float32) * np.float32(1.48 / SCALE), (0, 0), 2)
@@ -296,7 +311,11 @@ def local_deviation(detail: np.ndarray) -> np.ndarray:
 
 
 def box_around(mask: np.ndarray) -> Box | None:
-    """The rows and columns of the true pixels of a mask [H, W] and what is around; None without any."""
+    """The rows and columns of the true pixels of a mask [H, W] and what is around; None without any.
+
+    Lines of one or two pixels do not count.
+    """
+    mask = cv2.erode(mask.view(np.uint8), np.ones((5, 5), np.uint8))
     rows, cols = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         return None

@@ -590,7 +590,7 @@ def test_kept_predictions_of_earlier_programs_are_not_scored_where_they_lack_som
     (published,) = [score for score in found if score["protocol"] == "published"]
     assert [s for s in found if s["protocol"] == "clean"] == [s for s in expected if s["protocol"] == "clean"]
     if needed:
-        assert "not scored, the kept predictions lack what the network gave" in published["rule"]
+        assert "not scored, what the network gave in its own input is not known" in published["rule"]
         assert not {"pd", "iou", "ap50"} & published["groups"]["all"].keys()
     else:
         assert found == expected

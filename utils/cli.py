@@ -105,19 +105,24 @@ def recipe_help() -> str:
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the commands that read data sets."""
-    add = parser.add_argument
-    names = {"nargs": "+", "metavar": "NAME", "default": ["Synthetic"]}
-    add("--dataset_names", "--dataset", help="data sets, by name", **names)
-    text = "the data set's own folder, or the parent of several"
-    add("--dataset_dir", "--datapath", type=Path, default=Path("data"), help=text)
+    """Add the flags of the commands that read data sets again and again."""
+    add_set_flags(parser)
     add_switch(parser, "--cache", "keep decoded frames on the disk")
-    add(
+    parser.add_argument(
         "--cache_dir",
         type=Path,
         default=Path("log/cache"),
         help="where --cache keeps them, until unused for 30 days",
     )
+
+
+def add_set_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name data sets."""
+    add = parser.add_argument
+    names = {"nargs": "+", "metavar": "NAME", "default": ["Synthetic"]}
+    add("--dataset_names", "--dataset", help="data sets, by name", **names)
+    text = "the data set's own folder, or the parent of several"
+    add("--dataset_dir", "--datapath", type=Path, default=Path("data"), help=text)
     text = "an option of the data set's reader, such as box_origin=1"
     add_settings(parser, "--dataset_option", "dataset_options", text)
 
@@ -143,11 +148,11 @@ def protocols(args: argparse.Namespace) -> list[str]:
     return [*dict.fromkeys(args.protocols), *["tracks"] * args.tracks]
 
 
-def add_track_flags(parser: argparse.ArgumentParser) -> None:
+def add_track_flags(parser: argparse.ArgumentParser, default: bool = False) -> None:
     """Add the flags that say whether detections are linked to tracks, and how."""
-    add_switch(
-        parser, "--tracks", "link the detections to tracks, and score these where truth has identities"
-    )
+    text = "link the detections to tracks; a test scores these where truth has identities"
+    options = {"nargs": "?", "const": True, "default": default, "metavar": "on|off"}
+    parser.add_argument("--tracks", type=on_or_off, help=text, **options)
     known = ", ".join(
         f"{key} ({one.facts.text}; {one.default})" for key, one in settings_of(TrackSettings).items()
     )
@@ -168,6 +173,13 @@ def track_settings(args: argparse.Namespace) -> TrackSettings | None:
         raise UserError("--track_option has no effect without --tracks; add it or leave both out")
     settings = build(TrackSettings, typed, "--tracks")
     return settings if args.tracks else None
+
+
+def on_or_off(word: str) -> bool:
+    """For the `type` of a flag. Raises ArgumentTypeError for another word."""
+    if word not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"it takes on or off, not {shown(word)}")
+    return word == "on"
 
 
 def add_start_flags(parser: argparse.ArgumentParser) -> None:

@@ -28,8 +28,8 @@ class Motion:
 def moved(points: np.ndarray, homography: np.ndarray) -> np.ndarray:
     """Points [N, 2] (x, y) where a homography [3, 3] takes them, float64 [N, 2]."""
     points = np.asarray(points, np.float64).reshape(-1, 2)
-    x, y, scale = homography @ np.vstack([points.T, np.ones(len(points))])
-    return np.stack([x / scale, y / scale], axis=1)
+    places = points @ homography[:, :2].T + homography[:, 2]
+    return places[:, :2] / places[:, 2:]
 
 
 def chained(homographies: Sequence[np.ndarray]) -> np.ndarray:

@@ -119,8 +119,8 @@ def reduced(pixels: np.ndarray) -> tuple[np.ndarray, int]:
     return cv2.GaussianBlur(small, (0, 0), 0.7), shrink
 
 
-def enlarged(homography: np.ndarray, factor: int) -> np.ndarray:
-    """A homography of reduced frames as one of the frames themselves."""
+def enlarged(homography: np.ndarray, factor: float) -> np.ndarray:
+    """A homography of frames as one of frames that are so many times as large."""
     middle = (factor - 1) / 2  # of the first reduced pixel
     up = np.array([[factor, 0, middle], [0, factor, middle], [0, 0, 1.0]])
     whole = up @ homography @ np.linalg.inv(up)
@@ -134,6 +134,19 @@ def translation(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     window = cv2.createHanningWindow(before.shape[::-1], cv2.CV_32F)
     (x, y), _ = cv2.phaseCorrelate(before.copy(), after.copy(), window)  # which writes into what it is given
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]]) if np.isfinite([x, y]).all() else np.eye(3)
+
+
+def refined(first: np.ndarray, second: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """A homography from the first to the second frame [H, W] by ECC; `start` where that is better."""
+    small, shrink = reduced(first)
+    other, _ = reduced(second)
+    found = ecc(small, other, enlarged(start, 1 / shrink), MODES["on"].iterations)
+    if found is None:
+        return start
+    found = enlarged(found, shrink)
+    seen = footprint(start, first.shape) & footprint(found, first.shape)
+    before, after = (rms(cv2.absdiff(first, warped(second, one)), seen) for one in (start, found))
+    return found if after < before else start
 
 
 def ecc(first: np.ndarray, second: np.ndarray, start: np.ndarray, iterations: int) -> np.ndarray | None:

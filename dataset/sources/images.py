@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from dataset.gray_range import AUTO, FILE, RangeChoice
 from dataset.io import MAX_PIXELS, first_page, from_file, gray_or_refuse, gray_pixels, read_gray
 from dataset.sampling import evenly_spaced, frame_numbers
-from dataset.sequence import Sequence
+from dataset.sequence import Sequence, SequenceSet
 from dataset.source import Frame, Source, counted_name
 from utils.errors import UserError
 
@@ -122,11 +122,16 @@ def count_pages(file: Image.Image) -> tuple[int, bool]:
 
 
 class SequenceSource(ImageFiles):
-    """A data set's sequence; its 16-bit counts are divided by 257, as in test.py, unless a range is given."""
+    """A data set's sequence; its 16-bit counts are divided by 257, as in test.py, unless a range is given.
 
-    def __init__(self, sequence: Sequence, gray_range: RangeChoice = FILE):
+    data: the set that it is of, whose constants then normalise it
+    """
+
+    def __init__(self, sequence: Sequence, gray_range: RangeChoice = FILE, data: SequenceSet | None = None):
         title = f"sequence {sequence.name}"
         super().__init__(sequence.name, title, sequence.images, gray_range)
+        if data:
+            self.dataset, self.constants = data.name, data.constants
 
     def numbers(self, neighbours: str) -> Items[int]:
         return frame_numbers(self.paths, neighbours)

@@ -16,6 +16,7 @@ from utils.cli import reader_options
 from utils.engine.dry_run import dry_run
 from utils.engine.predict import predict_video
 from utils.engine.runtime import Runtime, RuntimeSettings
+from utils.engine.stages import confirmed
 from utils.errors import UserError, reason
 from utils.recipe.resolve import check_use, flat, full_keys, recipe_with, resolve_recipe
 from utils.recipe.saved import saved_recipe
@@ -51,6 +52,11 @@ class Candidate:
         if self.saved:
             return self.saved.facts["weights"]
         return str(self.checkpoint or self.official or "no parameters")
+
+    @property
+    def is_light(self) -> bool:
+        """Whether it is a model without weights."""
+        return not (self.checkpoint or self.official or self.saved)
 
     @property
     def title(self) -> str:
@@ -131,18 +137,25 @@ class Candidate:
         if self.saved:
             self.saved.check(videos)
         else:
-            self.load(recipe, create_model)
             _, clip = next(iter(videos[0]))
-            build = partial(create_model, self.name, **recipe.model)
-            dry_run(build, self.task, recipe.view, tuple(clip.shape[-2:]))
+            self.try_size(recipe, create_model, tuple(clip.shape[-2:]))
+
+    def try_size(self, recipe: Recipe, create_model: CreateModel, size: tuple[int, int]) -> None:
+        """Raises UserError where the weights do not fit the network, or that does not fit such an input.
+
+        size: (height, width)
+        """
+        self.load(recipe, create_model)
+        dry_run(partial(create_model, self.name, **recipe.model), self.task, recipe.view, size)
 
     def predictor(self, recipe: Recipe, create_model: CreateModel, runtime: Runtime) -> Callable:
         """What gives (frame, prediction) of every frame of a video."""
         threshold = recipe.scoring.threshold
         if self.saved:
-            return self.saved.reader(threshold)
+            return confirmed(self.saved.reader(threshold), recipe, create_model)
         model = runtime.prepare(self.load(recipe, create_model))
-        return partial(predict_video, model, self.task, runtime, threshold)
+        predict = partial(predict_video, model, self.task, runtime, threshold)
+        return confirmed(predict, recipe, create_model)
 
 
 def find_candidates(

@@ -24,7 +24,8 @@ class Video(Geometry, Protocol):
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         """(frames, clip [1, C, T, H, W]) per clip: `frames.count` frames from `frames.first` on are predicted
-        from it, and `frames.places` are the frames that it is made of."""
+        from it, `frames.places` are the frames that it is made of, and `frames.alignment` brings maps of
+        aligned frames back, where it is not None."""
 
 
 class WindowFusion:
@@ -91,11 +92,22 @@ def predict_video(
 def clip_outputs(
     model: nn.Module, step: Callable, task: Task, runtime: Runtime, video: Video, on_clip: Callable | None
 ) -> Iterator[tuple[int, Any]]:
-    """(first frame, what the network gives of it and of those after it) per clip."""
-    for frames, clip in video:
+    """(first frame, what the network gives of it and of those after it) per clip.
+
+    An aligned clip shows its frames as no other clip does, so that a stream has nothing to reuse.
+    """
+
+    def outputs_of(clip: Tensor) -> Any:
         with runtime.computing():
-            raw = step(runtime.place(clip), frames.places)
-        outputs = task.outputs(model.decode(runtime.widened(raw)), frames.count)
+            clip = runtime.place(clip)
+            raw = model(clip) if frames.is_aligned else step(clip, frames.places)
+        return task.outputs(model.decode(runtime.widened(raw)), frames.count)
+
+    for frames, clip in video:
+        outputs = outputs_of(clip)
+        if frames.alignment:
+            outside = None if frames.as_it_is is None else outputs_of(frames.as_it_is)
+            outputs = frames.alignment.back(outputs, outside)
         if on_clip:
             on_clip(video, frames, outputs)
         yield frames.first, outputs

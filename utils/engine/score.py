@@ -190,7 +190,9 @@ def frame_views(
 def lack_of(metric: Any, prediction: Prediction | None, truth: Mapping[str, Any]) -> str:
     """Which kind of prediction or truth that a metric takes is not there for a frame; "" where both are."""
     if prediction is None:
-        return "the kept predictions lack what the network gave in its own input; test the network again"
+        return (
+            "what the network gave in its own input is not known; test it again, and without scoring.confirm"
+        )
     if getattr(prediction, metric.takes) is None:
         return f"the model predicts no {metric.takes.replace('_', ' ')}"
     if truth.get(metric.truth) is None:

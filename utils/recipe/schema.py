@@ -329,6 +329,13 @@ class ScoringSettings:
         flag="threshold",
         spellings=("--threshold_eval",),
     )
+    confirm: str = setting(
+        "",
+        "a model of single frames without weights, such as TopHat: its probability of a pixel bounds the "
+        "network's, so that both have to find a target",
+        flag="confirm",
+        task="masks",
+    )
     match: int = setting(
         1, "rows and columns within which ShootingRules find a target", at_least=0, at_most=1000
     )

@@ -1,0 +1,153 @@
+"""Find targets in any video: `python predict.py video.mp4`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dataset import create_dataset
+from dataset.gray_range import AUTO, FILE, parse_range
+from dataset.source import Frame, Source
+from dataset.sources import SequenceSource, open_sources
+from dataset.stream import StreamedVideo
+from model import create_model
+from utils import cli
+from utils.detections import Detections, TrackPoint
+from utils.engine.candidates import Candidate, find_candidates
+from utils.engine.detect import Stages
+from utils.engine.runtime import Runtime
+from utils.errors import INTERRUPTED, run_command
+from utils.report.found_writer import FoundWriter, check_free
+from utils.runlog import new_run_folder
+
+TRAINING_FREE = "TemporalMedian"  # what detects where nobody names a model
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.new_parser("Find moving targets in any video: detections, tracks and pictures.")
+    add = parser.add_argument
+    text = "a video, a TIFF, a folder or pattern of images, a folder of videos, an address, the number of a "
+    add("sources", nargs="*", metavar="SOURCE", help=text + "camera, or - for images from standard input")
+    cli.add_set_flags(parser)
+    parser.set_defaults(dataset_names=None)
+    add("--split", choices=("test", "train"), default="test", help="which sequences of --dataset_names")
+    cli.add_recipe_flags(parser, "seq_len", "threshold", "register", "confirm")
+    cli.add_weight_flags(parser)
+    cli.add_track_flags(parser, default=True)
+    add("--out", type=Path, help="folder of the results (default: log/predict/<name>/<time>)")
+    text = (
+        f"gray values: {AUTO} (16 bit is stretched), {FILE} (as files have them), or the counts of 0 and 255"
+    )
+    add("--range", nargs="+", default=[AUTO], metavar="RANGE", help=text)
+    cli.add_switch(parser, "--overlay", "write a video with boxes and tracks drawn in", default=True)
+    text = "keep maps of probabilities, as 8-bit PNG or as float32"
+    add("--save_maps", nargs="+", choices=("png", "npz"), default=[], help=text)
+    args = parser.parse_args(argv)
+    if bool(args.sources) == bool(args.dataset_names):
+        parser.error("name either sources or --dataset_names")
+    if len(args.model_names or args.checkpoint or args.official) > 1:
+        parser.error("one model at a time finds targets; name one")
+    return args
+
+
+def find_model(args: argparse.Namespace) -> Candidate:
+    """The model that finds targets, with its weights."""
+    names = args.model_names or (None if args.checkpoint else [TRAINING_FREE])
+    (candidate,) = find_candidates(names, args.checkpoint, args.official, [], create_model)
+    return candidate
+
+
+def find_sources(args: argparse.Namespace) -> list[Source]:
+    """The sources that were named. Raises UserError where one has no frame that can be read."""
+    gray_range = parse_range(args.range)
+    sources = open_sources(args.sources, gray_range) if args.sources else []
+    options = cli.reader_options(args.dataset_options)
+    for name in args.dataset_names or ():
+        data = create_dataset(name=name, root=args.dataset_dir, split=args.split, **options)
+        chosen = FILE if gray_range == AUTO else gray_range
+        sources += [SequenceSource(sequence, chosen, data) for sequence in data]
+    for source in sources:
+        source.check()
+    return sources
+
+
+def stages_of(
+    args: argparse.Namespace, candidate: Candidate, source: Source
+) -> tuple[Stages, dict[str, Any]]:
+    """(what finds targets in a source, by what). Raises UserError where the model does not fit its frames."""
+    typed, tracks = cli.typed_settings(args), cli.track_settings(args)
+    if not {"register", "view.register"} & typed.keys():
+        typed["view.register"] = "auto"
+    recipe = candidate.recipe(source.dataset, typed)
+    runtime = Runtime.of(recipe.runtime)
+    video = StreamedVideo(source, recipe.view, source.constants, keeps=True)
+    candidate.try_size(recipe, create_model, video.input_size)
+    predict = candidate.predictor(recipe, create_model, runtime)
+    facts = {"source": source.title, "model": candidate.name, "weights": candidate.source}
+    facts |= {"recipe": recipe.to_dict(), "tracks_by": tracks and asdict(tracks), "device": runtime.name}
+    return Stages(video, predict, recipe.scoring.threshold, tracks, candidate.is_light), facts
+
+
+def predict(
+    source: str | Path, model: str = TRAINING_FREE, *flags: str
+) -> Iterator[tuple[Frame, Detections, tuple[TrackPoint, ...]]]:
+    """(frame, detections, tracks) of each frame of a video.
+
+    source: what the command takes, such as a path
+    flags:  of the command, such as "--official", "deeppro.pth", "--threshold", "0.3"
+    Raises UserError as the command does.
+    """
+    args = parse([str(source), "--model_names", model, *flags])
+    candidate = find_model(args)
+    for one in find_sources(args):
+        stages, _ = stages_of(args, candidate, one)
+        for found in stages:
+            yield found.frame, found.detections, found.tracks
+
+
+def run(args: argparse.Namespace, source: Source, folder: Path, stages: Stages, facts: dict) -> bool:
+    """Find targets in one source and write its folder. False where somebody ended it before its end."""
+    title, begin, is_whole = f"{facts['model']} on {source.name}", time.perf_counter(), True
+    options = {"overlay": args.overlay, "maps": args.save_maps, "title": title}
+    with FoundWriter(folder, facts, source.fps, **options) as writer:
+        try:
+            for found in tqdm(stages, source.name, source.length, unit="frame", leave=False, disable=None):
+                writer.add(found)
+        except KeyboardInterrupt:
+            is_whole = False
+        facts |= {"seconds": {**stages.seconds, "all": time.perf_counter() - begin}, "notes": source.notes}
+        if is_whole:
+            writer.finish()
+    for note in source.notes + writer.notes:
+        print(f"note: {note}")
+    frames, rate = writer.counts["frames"], writer.counts["frames"] / (time.perf_counter() - begin)
+    tracks = f", {writer.counts['tracks']} tracks" if stages.tracks else ""
+    print(
+        f"{title}: {writer.counts['detections']} detections{tracks} in {frames} frames, {rate:.1f} a second"
+    )
+    print(f"in {folder}", flush=True)
+    return is_whole
+
+
+def main(argv: list[str] | None = None) -> int | None:
+    args = parse(argv)
+    candidate, sources = find_model(args), find_sources(args)
+    places = [args.out and (args.out / source.name if len(sources) > 1 else args.out) for source in sources]
+    for place in filter(None, places):
+        check_free(place)
+    for source, place in zip(sources, places, strict=True):
+        stages, facts = stages_of(args, candidate, source)
+        folder = place or new_run_folder(args.log_dir, "predict", source.name)
+        if not run(args, source, folder, stages, facts):
+            print("interrupted: the files hold what was found until then", file=sys.stderr)
+            return INTERRUPTED
+    return None
+
+
+if __name__ == "__main__":
+    run_command(main)
