@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from utils.errors import INTERRUPTED, run_command
 from utils.report.found_writer import FoundWriter, check_free
 from utils.runlog import new_run_folder
 
-TRAINING_FREE = "TemporalMedian"  # what detects where nobody names a model
+TRAINING_FREE = "TemporalMedian"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -114,23 +115,19 @@ def run(args: argparse.Namespace, source: Source, folder: Path, stages: Stages, 
     """Find targets in one source and write its folder. False where somebody ended it before its end."""
     title, begin, is_whole = f"{facts['model']} on {source.name}", time.perf_counter(), True
     options = {"overlay": args.overlay, "maps": args.save_maps, "title": title}
-    with FoundWriter(folder, facts, source.fps, **options) as writer:
+    with closing(iter(stages)) as every, FoundWriter(folder, facts, source.fps, **options) as writer:
         try:
-            for found in tqdm(stages, source.name, source.length, unit="frame", leave=False, disable=None):
+            for found in tqdm(every, source.name, source.length, unit="frame", leave=False, disable=None):
                 writer.add(found)
         except KeyboardInterrupt:
             is_whole = False
         facts |= {"seconds": {**stages.seconds, "all": time.perf_counter() - begin}, "notes": source.notes}
         if is_whole:
             writer.finish()
-    for note in source.notes + writer.notes:
-        print(f"note: {note}")
-    frames, rate = writer.counts["frames"], writer.counts["frames"] / (time.perf_counter() - begin)
-    tracks = f", {writer.counts['tracks']} tracks" if stages.tracks else ""
-    print(
-        f"{title}: {writer.counts['detections']} detections{tracks} in {frames} frames, {rate:.1f} a second"
-    )
-    print(f"in {folder}", flush=True)
+    counts = {**writer.counts, "rate": writer.counts["frames"] / (time.perf_counter() - begin)}
+    told = "{detections} detections, {tracks} tracks in {frames} frames, {rate:.1f} a second".format(**counts)
+    notes = "".join(f"note: {note}\n" for note in source.notes + writer.notes)
+    print(f"{notes}{title}: {told}\nin {folder}", flush=True)
     return is_whole
 
 
