@@ -7,6 +7,8 @@ DEMO_DATA := data/Synthetic
 DEMO_TRAIN := --epochs 8 --seq_len 20 --patch_size 32 --sample_rate 0.4 --learning_rate 0.003 \
 	--set schedule_options.step_size=4 --set validation=holdout --set best=iou
 
+MOVING_DATA := data/moving_demo/Synthetic
+
 RPRNET_DATA := data/rprnet_demo/Synthetic
 RPRNET_TRAIN := --epochs 3 --patch_size 48 --learning_rate 5e-4 --num_workers 0 --set schedule=constant \
 	--set validation=holdout --set best=iou --set model.init=constructor --set loss_options.variant=clean
@@ -17,15 +19,21 @@ RPRNET_TRAIN := --epochs 3 --patch_size 48 --learning_rate 5e-4 --num_workers 0 
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	$(RUN) -m pip install --quiet --no-deps "trackeval>=1.3" # else it brings an OpenCV with windows beside ours
 	touch $@
 
 $(DEMO_DATA)/synthetic.json: | .venv/ready
 	$(RUN) tools/make_synthetic.py --out $(DEMO_DATA) --preview
 
-demo: .venv/ready $(DEMO_DATA)/synthetic.json
+$(MOVING_DATA)/synthetic.json: | .venv/ready
+	$(RUN) tools/make_synthetic.py --out $(MOVING_DATA) --train_sequences 1 --test_sequences 2 --frames 120 \
+		--drift_speed 1 1.5 --jitter_std 0.5 --horizon 0 0 --high_snr 8 12
+
+demo: .venv/ready $(DEMO_DATA)/synthetic.json $(MOVING_DATA)/synthetic.json
 	$(RUN) train.py --model_names DeepPro --dataset_names Synthetic --log_dir log/demo $(DEMO_TRAIN)
 	$(RUN) test.py --model_names DeepPro TopHat --dataset_names Synthetic --log_dir log/demo \
 		--checkpoint "$$(ls -d log/demo/Synthetic/DeepPro/*/best.pth | tail -n 1)" --save_overlays
+	$(RUN) predict.py $(MOVING_DATA)/Sequence3 --log_dir log/demo
 
 $(RPRNET_DATA)/synthetic.json: | .venv/ready
 	$(RUN) tools/make_synthetic.py --out $(RPRNET_DATA) --train_sequences 8 --test_sequences 2 \

@@ -232,6 +232,6 @@ def require_trackeval() -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"tracks are scored by the package trackeval, which cannot be imported ({error}); install it by "
-            "pip install trackeval, or leave --tracks out"
+            "pip install --no-deps trackeval, or leave --tracks out"
         ) from None
     return trackeval

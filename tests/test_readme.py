@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moving import Camera, Target, moving_video
+from videos import write_video
 
 import benchmark
+import predict
 import test
 import train
 from dataset import create_dataset
@@ -39,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PACKAGES = ("model", "dataset", "loss", "metrics", "utils", "tools")
-COMMANDS = {"train.py": train, "test.py": test, "benchmark.py": benchmark}
+COMMANDS = {"train.py": train, "test.py": test, "predict.py": predict, "benchmark.py": benchmark}
 GROUPS = sorted({*PARTS, *OPTIONS, *map(short, OPTIONS)}, key=len, reverse=True)  # in front of a key's dot
 
 # ---------------------------------------------------------------- what the two files hold
@@ -302,7 +305,8 @@ def test_paths_and_links_in_sentences_exist():
 
 # ---------------------------------------------------------------- snippets
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SNIPPETS = [block for block in BLOCKS if block.startswith("# ")]  # which name their file
 
 
 def run_snippet(snippet: str) -> None:
@@ -387,3 +391,15 @@ def test_the_augmentation_of_the_readme(added):
     images = np.ones((2, 3, 4), np.float32)
     sample = always(Sample(images, (0,), 0, masks=np.zeros((1, 3, 4))), np.random.default_rng(0))
     assert np.array_equal(sample.images, -images)
+
+
+def test_the_loop_of_the_readme_prints_where_tracks_are(tmp_path, monkeypatch, capsys):
+    (loop,) = [block for block in BLOCKS if block not in SNIPPETS]
+    video = moving_video(40, (64, 80), Camera((0.5, 0.0)), [Target((30, 30), (0.6, 0.3), 80)], seed=1)
+    write_video(tmp_path / "flight.mp4", video.frames, "mp4v")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(loop, "README.md", "exec"), {})
+    lines = [[float(word) for word in line.split()] for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) > 30
+    for frame, track, x, y in lines:
+        assert track == 1 and np.abs(video.places[int(frame), 0] - (x, y)).max() < 1.5
