@@ -131,6 +131,7 @@ def other_values() -> list[tuple[str, str, Any]]:
             elif facts.limits:
                 least = facts.at_least if facts.at_least is not None else facts.above
                 values = [least if facts.allow(least) else least + 0.01]
+                values = [(value,) for value in values] if isinstance(default, tuple) else values
             found += [(name, option, value) for value in values]
     return found
 

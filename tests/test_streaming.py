@@ -11,10 +11,10 @@ from model import create_model, list_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# RFR predicts whole windows and carries a state from one to the next: see test_rfr.py.
-STREAMING = [
-    name for name in list_models() if hasattr(create_model(name), "stream") and name != "ResUNet-RFR"
-]
+# RFR predicts whole windows and carries a state from one to the next: see test_rfr.py. TemporalMedian waits
+# for later frames: see test_temporal_median.py.
+OTHERS = ("ResUNet-RFR", "TemporalMedian")
+STREAMING = [name for name in list_models() if hasattr(create_model(name), "stream") and name not in OTHERS]
 
 
 @pytest.fixture(scope="module", params=STREAMING)

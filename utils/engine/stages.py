@@ -12,6 +12,8 @@ from utils.detections import Detections, Found
 from utils.errors import UserError
 from utils.recipe.resolve import resolve_recipe
 from utils.recipe.schema import Recipe
+from utils.registry import MODELS
+from utils.task import task_of
 from utils.tracking import TrackSettings, link
 
 Predict = Callable[[Any], Iterable[tuple[int, Prediction]]]
@@ -39,7 +41,8 @@ class Confirmation:
     def __init__(self, model: nn.Module):
         view = resolve_recipe(model.recipe, "", {}).view
         has_weights = next(model.parameters(), None) is not None
-        if has_weights or model.task != "masks" or view.frames > 1 or hasattr(model, "stream"):
+        gives_maps = "map" in task_of(MODELS.entry(model.name)).predicts
+        if has_weights or not gives_maps or view.frames > 1 or hasattr(model, "stream"):
             raise UserError(
                 f"recipe key scoring.confirm names {model.name}, but takes a model of single frames without "
                 "weights, such as TopHat"
