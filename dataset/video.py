@@ -105,7 +105,7 @@ class TestVideo(VideoGeometry):
         """
         with self._measuring:
             while self.registrar and len(self._motions) <= index:
-                self._motions.append(self.registrar(self.originals.image(len(self._motions))))
+                self._motions.append(self.registrar(self.picture(len(self._motions))))
         return self._motions[index] if self.registrar else Motion()
 
     @cached_property
