@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.report import curves as curve_pictures
 from utils.report import pictures
 from utils.report.curves import pr_picture, roc_picture
-from utils.report.drawing import APART, DETECTION, TOUCHING, overlay
+from utils.report.drawing import APART, DETECTION, TOUCHING, TRACK, draw_traces, overlay, widened
 from utils.report.pictures import SheetWriter, Tile, overlay_sheet
 from utils.report.traces import Trace
 
@@ -95,6 +95,31 @@ def test_tracks_are_drawn_with_their_numbers_and_magnified(frame, tmp_path, text
     assert [6 * (45 - 9), 6 * (60 - 9)] in mark.tolist()
     overlay_sheet([tile], tmp_path / "sheet.png", "")
     assert "frame 3  a.png    detections 2    tracks 1    highest p 0.9" in texts and "track" in texts
+
+
+@pytest.mark.parametrize("size", [(60, 80), (240, 320)])  # enlarged, and as they are
+def test_a_track_looks_the_same_where_it_is_magnified(size):
+    box = np.array([58.0, 43.0, 61.0, 46.0])
+    trace = Trace(7, np.array([[59.0, 44.0]]), tuple(box))
+    scale = pictures.tile_scale(*size)
+    found = np.append(widened(box, scale), 1)[None]
+    tile = Tile(0, np.zeros(size), found, None, "", [trace])
+    picture = pictures.draw_tile(tile, None)
+    assert not len(pixels_of(picture, DETECTION))  # it is a track's, in both places
+    inset = pixels_of(picture[:156, -156:], TRACK)
+    across, down = (np.ptp(inset, axis=0) + 1).tolist()
+    assert across == down == pytest.approx(8 * (3 + 2 * 4 / scale), abs=3)
+
+
+def test_the_number_of_a_track_lies_above_the_mark_of_what_is_magnified():
+    trace = Trace(888, np.array([[100.0, 100.0]]), (98.0, 98.0, 103.0, 103.0))
+    picture = pictures.draw_tile(Tile(0, np.zeros((512, 640)), np.zeros((0, 5)), None, "", [trace]), None)
+    alone = np.zeros_like(picture)
+    draw_traces(alone, [trace], 1)
+    number = np.s_[95:106, 108:134]  # beside the box, where the right side of the mark is at x = 110
+    assert alone[number].any() and (pixels_of(picture, pictures.INK)[:, 1] == 110).any()
+    written = alone[number].any(axis=2)
+    assert np.array_equal(picture[number][written], alone[number][written])
 
 
 def test_sheet_has_a_tile_per_frame_and_does_not_hide_a_target(frame, tmp_path):

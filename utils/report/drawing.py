@@ -116,12 +116,22 @@ def draw(image: np.ndarray, detections: SortedDetections, scale: int) -> np.ndar
         cv2.drawContours(picture, outlines, -1, colour, 1)
     sorted_boxes = detections.touching_boxes, detections.apart_boxes
     for boxes, colour in zip(sorted_boxes, detections.colours, strict=True):
-        for x1, y1, x2, y2 in np.rint(scale * boxes).astype(int).tolist():
-            cv2.rectangle(picture, (x1 - 1, y1 - 1), (x2, y2), colour, 1)  # around the pixels in the box
+        draw_boxes(picture, boxes, scale, colour)
     for row, col in detections.centres:
         centre = (round((col + 0.5) * scale), round((row + 0.5) * scale))
         cv2.circle(picture, centre, max(CIRCLE * scale, 8), TRUTH, 1, cv2.LINE_AA)
     return picture
+
+
+def draw_boxes(picture: np.ndarray, boxes: np.ndarray, scale: int, colour: Colour) -> None:
+    """Outline the pixels in boxes [N, 4] on a picture in which a frame's pixel has `scale` pixels."""
+    for x1, y1, x2, y2 in np.rint(scale * boxes).astype(int).tolist():
+        cv2.rectangle(picture, (x1 - 1, y1 - 1), (x2, y2), colour, 1)
+
+
+def widened(boxes: np.ndarray, scale: int) -> np.ndarray:
+    """Boxes [N, 4] as large as those that `draw_traces` draws around tracks."""
+    return boxes + (DISTANCE - 1) / scale * np.array([-1, -1, 1, 1])
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.detections import Found
-from utils.report.drawing import DISTANCE
+from utils.report.drawing import widened
 from utils.report.pictures import SHEET_FRAMES, Tile, overlay_sheet, tile_scale
 from utils.report.traces import Traces
 
@@ -32,8 +32,8 @@ class FoundSheet:
         if found.frame.pixels is not None:
             of = found.detections
             caption = f"detections {len(of)}    tracks {len(traces)}"
-            distance = (DISTANCE - 1) / tile_scale(*found.frame.pixels.shape)  # as of the boxes of tracks
-            boxes = np.column_stack([of.boxes + distance * np.array([-1, -1, 1, 1]), of.scores])
+            scale = tile_scale(*found.frame.pixels.shape)
+            boxes = np.column_stack([widened(of.boxes, scale), of.scores])
             name = f"{found.frame.number}  {found.frame.name}"
             self._last = Tile(name, found.frame.pixels, boxes, None, caption, traces)
             self._last_place = self._count

@@ -25,9 +25,11 @@ from utils.report.drawing import (
     Colour,
     SortedDetections,
     draw,
+    draw_boxes,
     draw_traces,
     is_map,
     sort_detections,
+    widened,
     write_line,
 )
 from utils.report.traces import Trace
@@ -166,8 +168,13 @@ def draw_tile(tile: Tile, threshold: float | None) -> np.ndarray:
     )
     scale = tile_scale(*tile.image.shape)
     picture = draw(tile.image, detections, scale)
-    draw_traces(picture, tile.traces, scale)
-    add_inset(picture, tile, detections, scale)
+    area = magnified_area(tile, detections, scale)
+    if area:
+        first, last = (scale * np.array(area)).tolist()
+        cv2.rectangle(picture, first, last, INK, 1)
+    draw_traces(picture, tile.traces, scale)  # above that, so that numbers can be read
+    if area:
+        add_inset(picture, tile, detections, scale, area)
     caption = f"frame {tile.number}    {tile.caption or f'detections {detections.count}'}"
     if tile.highest is not None:
         caption += f"    highest p {tile.highest:.2g}"
@@ -180,19 +187,38 @@ def tile_scale(height: int, width: int) -> int:
     return max(1, min(round(TILE_WIDTH / width), TILE_HEIGHT // height))
 
 
-def add_inset(picture: np.ndarray, tile: Tile, detections: SortedDetections, scale: int) -> None:
-    """Magnify the first target, else track, else the strongest response, in the corner that hides least.
+def zoom_of(shape: tuple[int, int], scale: int) -> int:
+    """How many pixels of an inset a pixel of a frame [H, W] has."""
+    return min(ZOOM_SCALE, scale * min(shape) // (2 * ZOOM))
 
-    Small or narrow pictures, in which an inset would magnify no more than the picture does, get none.
+
+def magnified_area(
+    tile: Tile, detections: SortedDetections, scale: int
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """x and y of the first pixel that is magnified, and of the one after the last.
+
+    Around the first target, else the first track, else the strongest response. None where there is none, and
+    for small or narrow frames, of which an inset would magnify no more than the picture does.
     """
-    zoom = min(ZOOM_SCALE, min(picture.shape[:2]) // (2 * ZOOM))
     middle = middle_of_interest(tile, detections)
-    if zoom <= scale or middle is None:
-        return
+    if zoom_of(tile.image.shape, scale) <= scale or middle is None:
+        return None
     height, width = tile.image.shape
-    row, col = np.rint(middle).astype(int)
+    row, col = np.rint(middle).astype(int).tolist()
     top, left = max(0, min(row - ZOOM // 2, height - ZOOM)), max(0, min(col - ZOOM // 2, width - ZOOM))
-    crop = np.s_[top : top + ZOOM, left : left + ZOOM]
+    return (left, top), (left + ZOOM, top + ZOOM)
+
+
+def add_inset(
+    picture: np.ndarray,
+    tile: Tile,
+    detections: SortedDetections,
+    scale: int,
+    area: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
+    """Put the magnified area of a tile into the corner of its picture that hides least."""
+    zoom, ((left, top), (right, bottom)) = zoom_of(tile.image.shape, scale), area
+    crop = np.s_[top:bottom, left:right]
     close_up = replace(
         detections,
         touching=detections.touching[crop],
@@ -202,12 +228,13 @@ def add_inset(picture: np.ndarray, tile: Tile, detections: SortedDetections, sca
         apart_boxes=detections.apart_boxes - (left, top, left, top),
     )
     inset = draw(tile.image[crop], close_up, zoom)
+    tracked = np.reshape([trace.box for trace in tile.traces], (-1, 4)) - (left, top, left, top)
+    draw_boxes(inset, widened(tracked, scale), zoom, TRACK)
     inset = cv2.copyMakeBorder(inset, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=INK)
 
     drawn = np.ptp(picture, axis=2) > 0  # what is not gray is a circle or an outline
-    drawn[top * scale : (top + ZOOM) * scale, left * scale : (left + ZOOM) * scale] = True
-    cv2.rectangle(picture, (left * scale, top * scale), ((left + ZOOM) * scale, (top + ZOOM) * scale), INK, 1)
-    rows, cols = len(inset), inset.shape[1]
+    drawn[top * scale : bottom * scale, left * scale : right * scale] = True
+    rows, cols = inset.shape[:2]
     corners = [np.s_[:rows, -cols:], np.s_[:rows, :cols], np.s_[-rows:, -cols:], np.s_[-rows:, :cols]]
     picture[min(corners, key=lambda corner: np.count_nonzero(drawn[corner]))] = inset
 
