@@ -49,6 +49,7 @@ COLUMNS = {
     "load ms": ".2f",
     "score ms": ".2f",
 }
+ACTING = ("model", "runtime", "view.frames", "view.key", "view.channels")  # parts and keys of a recipe
 NOTE = (
     "GMAC: multiply-adds of the network in training; form: the network's stream over a video, or clip by "
     "clip; peak: of a process that runs this model alone"
@@ -68,7 +69,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def checked_recipe(entry: Entry, args: argparse.Namespace) -> Recipe:
     """A model's recipe. Raises UserError for keys that do nothing here and a size that it does not take."""
     typed, task = typed_settings(args), task_of(entry)
-    check_use(full_keys(typed, {}), ("model", "view", "runtime"), f"the speed of {entry.name}")
+    check_use(full_keys(typed, {}), ACTING, f"the speed of {entry.name}")
     recipe = resolve_recipe(entry.facts["recipe"], "", typed, task.name)
     dry_run(partial(create_model, entry.name, **recipe.model), task, recipe.view, args.size)
     return recipe

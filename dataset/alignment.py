@@ -1,6 +1,6 @@
 """Alignment: the frames of a clip as they would lie if the camera had not moved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,6 +10,7 @@ from dataset.io import gray_values
 from utils.defects import DefectFinder, Pixels, repaired
 from utils.motion import moved
 from utils.registration import (
+    INVERSE_NEAREST,
     MODES,
     Registrar,
     footprint,
@@ -50,12 +51,16 @@ class Alignment:
 
         mode: "auto": only where it lowers the residual of the far frames, and all see most of the reference;
               "on": wherever the frames can be registered
+        Frames of several scenes are not aligned.
         """
         if mode not in MODES or len(frames) < 2:
             return None
         pictures = [gray_values(frame[area]) for frame in frames]
         shape, registrar = pictures[0].shape, Registrar(MODES[mode])
-        places = positions([registrar(picture) for picture in pictures])
+        motions = [registrar(picture) for picture in pictures]
+        if any(motion.is_cut for motion in motions):
+            return None
+        places = positions(motions)
         back = np.linalg.inv(places[reference])
         found = [place @ back for place in places]
         if max(largest_shift(homography, shape) for homography in found) < STILL:
@@ -78,35 +83,49 @@ class Alignment:
         """
         aligned = np.array(frames)
         pictures = [repaired(frame[self.area], self.defects) for frame in frames]
-        last = len(frames) - 1
         aligned[self.reference][self.area] = pictures[self.reference]
-        for step, end in ((-1, -1), (1, last + 1)):
-            for i in range(self.reference + step, end, step):
-                homography = self.homographies[i]
-                seen = footprint(homography, pictures[i].shape, BORDER).view(bool)
-                held = aligned[i - step][self.area]
-                aligned[i][self.area] = np.where(seen, as_seen(pictures[i], homography), held)
+        for i, nearer, seen in self.outwards():
+            aligned[i][self.area] = np.where(
+                seen, as_seen(pictures[i], self.homographies[i]), aligned[nearer][self.area]
+            )
         return aligned
 
     def masks(self, masks: np.ndarray, places: Sequence[int]) -> np.ndarray:
-        """Masks [len(places), H, W] of the frames at `places` as seen from the reference, targets above 0."""
-        aligned = np.zeros_like(masks)
-        for mask, out, place in zip(masks, aligned, places, strict=True):
-            homography = self.homographies[place]
-            soft = warped((mask[self.area] > 0).astype(np.float32), homography)
-            out[self.area] = (soft >= 0.5) & footprint(homography, soft.shape).view(bool)
+        """Masks [n, H, W] of all frames, or of the reference alone, as `frames` shows their targets.
+
+        They are 1 where there is a target. None of them vanishes between the pixels.
+        """
+        if tuple(places) == (self.reference,):
+            return masks
+        aligned = np.array(masks)
+        for i, nearer, seen in self.outwards():
+            mask = mask_as_seen(masks[i][self.area], self.homographies[i])
+            aligned[i][self.area] = np.where(seen, mask, aligned[nearer][self.area])
         return aligned
 
     def boxes(self, boxes: Sequence[np.ndarray], places: Sequence[int]) -> tuple[np.ndarray, ...]:
-        """Boxes [N, 4] of the frames at `places` where the reference has their centres, of the same size."""
-        corner = np.array([part.start or 0 for part in self.area[::-1]], np.float64)
+        """Boxes [N, 4] of the frames at `places` where the reference has their centres, of the same size.
+
+        Those that it does not see are left out, and the others cut at its border.
+        """
+        corner, end = np.array([[part.start, part.stop] for part in self.area[::-1]], np.float64).T
         aligned = []
         for found, place in zip(boxes, places, strict=True):
-            half = (found[:, 2:] - found[:, :2]) / 2
-            centres = found[:, :2] + half - 0.5 - corner  # of pixels, not of borders
-            centres = moved(centres, np.linalg.inv(self.homographies[place])) + 0.5 + corner
-            aligned.append(np.hstack([centres - half, centres + half]))
+            if place != self.reference:
+                half = (found[:, 2:] - found[:, :2]) / 2
+                centres = found[:, :2] + half - 0.5 - corner  # of pixels, not of borders
+                centres = moved(centres, np.linalg.inv(self.homographies[place])) + 0.5 + corner
+                found = np.hstack([centres - half, centres + half]).clip([*corner, *corner], [*end, *end])
+                found = found[((corner <= centres) & (centres < end)).all(axis=1)]
+            aligned.append(found)
         return tuple(aligned)
+
+    def outwards(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(frame, the next one towards the reference, what it sees of the picture) from the reference on."""
+        shape = tuple(part.stop - part.start for part in self.area)
+        for step, end in ((-1, -1), (1, len(self.homographies))):
+            for i in range(self.reference + step, end, step):
+                yield i, i - step, footprint(self.homographies[i], shape, BORDER).view(bool)
 
     def back(self, outputs: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray:
         """Maps [n, H, W] of the aligned frames in the frames' own pixels.
@@ -130,6 +149,20 @@ class Alignment:
 def as_seen(picture: np.ndarray, homography: np.ndarray) -> np.ndarray:
     """`warped`, and the picture itself where nothing moved."""
     return picture if largest_shift(homography, picture.shape) < STILL else warped(picture, homography)
+
+
+def mask_as_seen(mask: np.ndarray, homography: np.ndarray) -> np.ndarray:
+    """A mask [H, W] of 0 and 1 from where a homography begins, by the nearest pixels; same dtype.
+
+    Each target pixel comes to one at least, also where the frame shows it larger than it is seen from there.
+    """
+    size = mask.shape[::-1]
+    seen = cv2.warpPerspective(mask, homography, size, flags=INVERSE_NEAREST, borderMode=cv2.BORDER_CONSTANT)
+    rows, cols = np.nonzero(mask)
+    places = np.rint(moved(np.stack([cols, rows], axis=1), np.linalg.inv(homography))).astype(int)
+    cols, rows = places[((places >= 0) & (places < size)).all(axis=1)].T
+    seen[rows, cols] = 1
+    return seen
 
 
 def least_overlap(homographies: Sequence[np.ndarray], shape: tuple[int, int]) -> float:

@@ -2,6 +2,7 @@
 
 Each frame is compared with the median of the frames around it, registered to it; what differs by more than
 these differ among each other, and is a small bright spot, is a target. The key frame is never interpolated.
+Frames of another scene, beyond a cut, are no neighbours.
 """
 
 from collections import deque
@@ -69,9 +70,8 @@ class TemporalMedian(nn.Module):
             return {"logits": clip[:, 0]}
         logits = []
         for video in clip:
-            registrar, stream = Registrar(), self.stream()
-            frames = gray_frames(video[None])
-            parts = [stream(video[None], range(len(frames)), [registrar(frame) for frame in frames])]
+            stream = self.stream()
+            parts = [stream(video[None], range(video.shape[1]))]
             logits.append(torch.cat([part["logits"] for part in [*parts, stream.finish()]], dim=1))
         return {"logits": torch.cat(logits)}
 
@@ -101,21 +101,24 @@ class Stream:
         self.view: np.ndarray | None = None  # where the last view of the defects' finder lies
         self.defects: Pixels | None = None
         self.next_search = 0.0  # views from which they are looked for again
+        self.registrar = Registrar()  # for whoever gives no motions
         self.device = torch.device("cpu")
         self.aside = ThreadPoolExecutor(1, "TemporalMedian")
 
-    def __call__(self, clip: Tensor, places: Sequence[int], motions: Sequence[Motion]) -> dict[str, Tensor]:
+    def __call__(
+        self, clip: Tensor, places: Sequence[int], motions: Sequence[Motion] | None = None
+    ) -> dict[str, Tensor]:
         """The logits [1, n, H, W] of the frames that are complete now, which follow those given before.
 
         clip:    [1, 1, T, H, W], the next frames
         places:  their numbers; those that were there before are passed over
-        motions: how the background moved to each of them
+        motions: how the background moved to each of them; None: it is measured
         """
         self.device = clip.device
         number = self.first + len(self.held)
-        for place, gray, motion in zip(places, gray_frames(clip), motions, strict=True):
+        for i, (place, gray) in enumerate(zip(places, gray_frames(clip), strict=True)):
             if place >= number:
-                self.add(gray, motion)
+                self.add(gray, motions[i] if motions else self.registrar(gray))
         return self.logits(self.first + len(self.held) - self.reach, clip.shape[-2:])
 
     def finish(self) -> dict[str, Tensor]:
@@ -124,8 +127,11 @@ class Stream:
         return self.logits(self.first + len(self.held), shape)
 
     def add(self, gray: np.ndarray, motion: Motion) -> None:
-        place = motion.homography @ self.held[-1].place if self.held else np.eye(3)
-        self.held.append(Frame(gray, place / place[2, 2]))
+        place, scene = np.eye(3), 0
+        if self.held:
+            before = self.held[-1]
+            place, scene = motion.homography @ before.place, before.scene + motion.is_cut
+        self.held.append(Frame(gray, place / place[2, 2], scene))
         step = np.inf if self.view is None else largest_shift(place @ np.linalg.inv(self.view), gray.shape)
         if step >= VIEW_STEP:
             self.finder.add(gray)
@@ -173,9 +179,14 @@ class Stream:
         return detail, local_units(far)
 
     def neighbours(self, number: int, lags: Sequence[int]) -> list[int]:
-        last = self.first + len(self.held) - 1
+        """The frames around one, in both directions, that are there and show the same scene."""
+        last, scene = self.first + len(self.held) - 1, self.held[number - self.first].scene
         around = (number + sign * lag for sign in (-1, 1) for lag in lags)
-        return [place for place in around if self.first <= place <= last]
+        return [
+            place
+            for place in around
+            if self.first <= place <= last and self.held[place - self.first].scene == scene
+        ]
 
     def stands_still(self, number: int) -> bool:
         """Whether no frame around one was seen from elsewhere, as far as the largest lag."""
@@ -245,10 +256,10 @@ class Plane:
 
 
 class Frame:
-    """A frame that is held: gray levels [H, W], and the homography from the first frame to it."""
+    """A frame that is held: gray levels [H, W], the homography from the first frame to it, its scene."""
 
-    def __init__(self, gray: np.ndarray, place: np.ndarray):
-        self.gray, self.place = gray, place
+    def __init__(self, gray: np.ndarray, place: np.ndarray, scene: int):
+        self.gray, self.place, self.scene = gray, place, scene
         self.known: Pixels | None = None  # the defects that `planes` lacks
         self.planes = as_integers(gray)
 

@@ -56,6 +56,7 @@ BASE = {  # what a call needs besides what all take
         "cpu",
     ],
     "test.py": ["--model_names", "TopHat", "--device", "cpu"],
+    "predict.py": ["--dataset_names", "Synthetic", "--device", "cpu"],
     "tools/convert_annotations.py": ["--source", "list.txt", "--to", "coco", "--size", "9x9"],
 }
 CONTRADICTIONS = (
@@ -140,7 +141,7 @@ def wrong_calls(seed: int, folder: Path) -> list[tuple[str, list[str]]]:
         parser = parser_of(main)
         base = base_flags(command, parser, folder)
         wrong = [*wrong_flags(parser, folder, draw)]
-        if command in ("train.py", "test.py", "benchmark.py"):
+        if command in ("train.py", "test.py", "predict.py", "benchmark.py"):
             wrong += [["--set", f"{key}={value}"] for key, value in wrong_keys(command, draw)]
         if command == "train.py":
             wrong += [*CONTRADICTIONS, *wrong_options()]
@@ -181,8 +182,10 @@ def wrong_flags(parser: Parser, folder: Path, draw: random.Random) -> Iterator[l
         elif action.choices or action.type is None or action.type is str:
             yield from ([flag, word] for word in (*NO_WORDS, "a\0b", "\udcff"))
         else:
-            pair = [] if action.nargs is None else ["1"] * (action.nargs - 1)
-            yield from ([flag, value, *pair] for value in (*NO_NUMBER, *NUMBERS, random_word(draw)))
+            pair = ["1"] * (action.nargs - 1) if isinstance(action.nargs, int) else []
+            words = (*NO_NUMBER, *NUMBERS, random_word(draw))
+            is_bare = action.nargs == "?"  # then -- is no value
+            yield from ([flag, value, *pair] for value in words if not (is_bare and value == "--"))
 
 
 def wrong_keys(command: str, draw: random.Random) -> Iterator[tuple[str, str]]:

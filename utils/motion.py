@@ -17,12 +17,14 @@ class Motion:
     still:      root mean square of the gray-level differences to the frame before, as both lie
     residual:   the same after registration; `still` where the homography is the identity
     measured:   whether the homography was measured and accepted; else it is the identity
+    is_cut:     whether the frame shows another scene than the one before, as far as can be seen
     """
 
     homography: np.ndarray = field(default_factory=lambda: np.eye(3))
     still: float = 0.0
     residual: float = 0.0
     measured: bool = False
+    is_cut: bool = False
 
 
 def moved(points: np.ndarray, homography: np.ndarray) -> np.ndarray:

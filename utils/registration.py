@@ -3,9 +3,10 @@
 Phase correlation proposes a start, ECC (Evangelidis and Psarakis, PAMI 2008) refines it to a homography on
 frames of half size. A frame is registered to an anchor some frames before it, not to the frame before: errors
 of neighbours then do not add up. What does not lower the measured residual is not believed, and the camera
-counts as standing still.
+counts as standing still. A frame that has nothing in common with those before it begins another scene.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,13 @@ import numpy as np
 from utils.motion import Motion, moved
 
 INVERSE_LINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+INVERSE_NEAREST = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
 LARGEST = 640  # longer side of the frames that are registered; larger ones are halved again
 SMALLEST = 192  # shorter side of the frames that are halved
 STANDING = 0.5  # pixels that a camera may be off and still counts as standing
+LARGEST_ZOOM = 2.0  # between frames of one scene, of a side
+RECENT = 8  # frames whose residuals a frame's is compared with
+DETAIL = 4.0  # standard deviation of what is smoother than the detail of a reduced frame, pixels
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Settings:
     standing_age: the same while the camera stands still
     overlap:    part of the anchor that a frame must see, else it becomes the next anchor
     least_overlap: part of it without which there is no registration
+    jump:       multiple of the recent residuals from which a frame may belong to another scene
+    likeness:   correlation of the detail of two frames below which it does
     """
 
     gain: float = 0.9
@@ -38,6 +45,8 @@ class Settings:
     standing_age: int = 60
     overlap: float = 0.7
     least_overlap: float = 0.4
+    jump: float = 2.0
+    likeness: float = 0.5
 
 
 MODES = {"auto": Settings(), "on": Settings(gain=1.0)}  # by the recipe's word; off: there is none
@@ -46,13 +55,14 @@ MODES = {"auto": Settings(), "on": Settings(gain=1.0)}  # by the recipe's word; 
 class Registrar:
     """Gives the Motion of each frame of a video, which come in order: registrar(pixels [H, W]) -> Motion.
 
-    The first frame has the identity, and so has a frame that nothing registers.
+    The first frame has the identity, and so has one that nothing registers, or that begins another scene.
     """
 
     def __init__(self, settings: Settings = Settings()):  # noqa: B008, frozen
         self.settings = settings
         self.anchor: np.ndarray | None = None
         self.before: np.ndarray | None = None  # the frame before
+        self.residuals: deque[float] = deque(maxlen=RECENT)  # of the last frames, without repeated ones
 
     def __call__(self, pixels: np.ndarray) -> Motion:
         small, shrink = reduced(pixels)
@@ -62,6 +72,10 @@ class Registrar:
             return Motion()
         self.age += 1
         found, still, residual = self.against_anchor(small)
+        if self.is_cut(small, found, residual):
+            self.set_anchor(small)
+            self.step = np.eye(3)
+            return Motion(still=still, residual=still, is_cut=True)
         step = found @ np.linalg.inv(self.place)
         self.before, self.place, self.step = small, found, step / step[2, 2]
         is_identity = np.array_equal(found, np.eye(3))
@@ -76,6 +90,19 @@ class Registrar:
         """The next frames are registered to this one."""
         self.anchor = self.before = small
         self.place, self.age = np.eye(3), 0  # where the frame before lies, as seen from the anchor
+
+    def is_cut(self, small: np.ndarray, found: np.ndarray, residual: float) -> bool:
+        """Whether a reduced frame, registered by `found`, shows another scene than the anchor.
+
+        A residual far above the recent ones is not enough: it rises with a jerk or a change of the gain too.
+        """
+        usual = np.median(self.residuals) if self.residuals else np.inf
+        if residual:
+            self.residuals.append(residual)
+        return residual > self.settings.jump * usual and (
+            likeness(self.anchor, warped(small, found), footprint(found, small.shape))
+            < self.settings.likeness
+        )
 
     def against_anchor(self, small: np.ndarray) -> tuple[np.ndarray, float, float]:
         """(homography from the anchor, residual of the identity, residual) of a reduced frame."""
@@ -159,8 +186,37 @@ def ecc(first: np.ndarray, second: np.ndarray, start: np.ndarray, iterations: in
     except cv2.error:  # its way to say that the frames have nothing in common
         return None
     found = found.astype(np.float64)
-    is_good = np.isfinite(found).all() and np.linalg.det(found[:2, :2]) > 0
-    return found if is_good else None
+    return found if is_plausible(found, first.shape) else None
+
+
+def is_plausible(homography: np.ndarray, shape: tuple[int, int]) -> bool:
+    """Whether a homography may lie between two frames of one scene.
+
+    It must not mirror or fold the frame, nor change its sides by more than LARGEST_ZOOM, on the average.
+    """
+    height, width = shape
+    corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64)
+    places = corners @ homography.T
+    if not np.isfinite(places).all() or places[:, 2].min() <= 0:
+        return False
+    area = cv2.contourArea((places[:, :2] / places[:, 2:]).astype(np.float32), oriented=True)
+    return LARGEST_ZOOM**-2 <= area / (width * height) <= LARGEST_ZOOM**2
+
+
+def likeness(first: np.ndarray, second: np.ndarray, seen: np.ndarray) -> float:
+    """The correlation of the detail of two frames [H, W] in the pixels that are `seen`, -1 to 1."""
+    one, other = (detail(frame)[seen.view(bool)] for frame in (first, second))
+    size = np.sqrt((one * one).sum() * (other * other).sum())
+    return float((one * other).sum() / size) if size else 0.0
+
+
+def detail(frame: np.ndarray) -> np.ndarray:
+    """What is finer than DETAIL in a frame [H, W]; strong things, such as overlaid text, count no more than
+    twice the usual, or than what rounding leaves of it.
+    """
+    fine = frame - cv2.GaussianBlur(frame, (0, 0), DETAIL)
+    most = max(2 * np.median(np.abs(fine)), 0.5)
+    return fine.clip(-most, most)
 
 
 def warped(pixels: np.ndarray, homography: np.ndarray, box: tuple[slice, slice] = np.s_[:, :]) -> np.ndarray:

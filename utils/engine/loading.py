@@ -9,6 +9,7 @@ from multiprocessing import active_children
 from multiprocessing.connection import wait
 from typing import Any
 
+import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
@@ -161,6 +162,7 @@ def forget(error: OSError) -> None:
 def start_process(_number: int) -> None:
     """Called first in each process that loads clips."""
     leave_stops_to_the_main_process()
+    cv2.setNumThreads(0)  # as torch: there are as many processes; and threads do not survive a fork
     if hasattr(signal, "SIGBUS"):
         signal.signal(signal.SIGBUS, signal.SIG_DFL)  # torch's handler writes a line; `why_ended` tells it
 

@@ -210,10 +210,12 @@ def check_use(typed: Iterable[str], parts: Sequence[str], what: str) -> None:
     """Raises UserError for a typed key that only training uses, or that is of another part.
 
     typed: whole keys
+    parts: of the recipe, or whole keys
     what:  what is done instead of training, such as "a test of DeepPro"
     """
     for key in typed:
-        if key.partition(".")[0] not in parts or (key in SETTINGS and SETTINGS[key].facts.in_training):
+        is_of_training = key in SETTINGS and SETTINGS[key].facts.in_training
+        if is_of_training or not {key, key.partition(".")[0]} & set(parts):
             raise UserError(f"recipe key {key} has no effect on {what}; leave it out")
 
 
