@@ -154,14 +154,15 @@ def as_seen(picture: np.ndarray, homography: np.ndarray) -> np.ndarray:
 def mask_as_seen(mask: np.ndarray, homography: np.ndarray) -> np.ndarray:
     """A mask [H, W] of 0 and 1 from where a homography begins, by the nearest pixels; same dtype.
 
-    Each target pixel comes to one at least, also where the frame shows it larger than it is seen from there.
+    A target that falls between these, as where the frame shows it larger, has its own.
     """
     size = mask.shape[::-1]
     seen = cv2.warpPerspective(mask, homography, size, flags=INVERSE_NEAREST, borderMode=cv2.BORDER_CONSTANT)
     rows, cols = np.nonzero(mask)
     places = np.rint(moved(np.stack([cols, rows], axis=1), np.linalg.inv(homography))).astype(int)
     cols, rows = places[((places >= 0) & (places < size)).all(axis=1)].T
-    seen[rows, cols] = 1
+    is_lost = cv2.dilate(seen, np.ones((3, 3), np.uint8))[rows, cols] == 0
+    seen[rows[is_lost], cols[is_lost]] = 1
     return seen
 
 

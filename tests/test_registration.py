@@ -2,11 +2,21 @@
 
 import numpy as np
 import pytest
-from moving import Camera, moving_video
+from moving import Camera, Target, moving_video
 
 from utils.defects import DefectFinder, repaired
 from utils.motion import moved
-from utils.registration import MODES, Registrar, enlarged, footprint, largest_shift, positions, warped
+from utils.registration import (
+    MODES,
+    Registrar,
+    enlarged,
+    footprint,
+    is_plausible,
+    largest_shift,
+    likeness,
+    positions,
+    warped,
+)
 
 CAMERAS = {
     "pan": Camera((2.3, -1.2)),
@@ -107,6 +117,130 @@ def test_another_size_starts_anew():
     for frame in (*video.frames, *video.frames[:, :64, :64]):
         motion = registrar(frame)
     assert motion.measured
+
+
+# ---------------------------------------------------------------- another scene
+
+
+def scene(name: str, seed: int, count: int = 20, **more) -> np.ndarray:
+    camera = Camera() if name == "still" else CAMERAS[name]
+    return moving_video(count, (128, 160), camera, seed=seed, **more).frames
+
+
+def motions_of(frames, mode: str = "auto") -> list:
+    registrar = Registrar(MODES[mode])
+    return [registrar(frame) for frame in frames]
+
+
+def cuts_of(frames, mode: str = "auto") -> list[int]:
+    return [number for number, motion in enumerate(motions_of(frames, mode)) if motion.is_cut]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("after", ["still", "pan", "fast pan", "shake"])
+@pytest.mark.parametrize("before", ["still", "pan", "fast pan", "shake"])
+def test_a_cut_is_noticed_and_has_no_motion(before, after, mode):
+    frames = np.concatenate([scene(before, 1), scene(after, 2)])
+    motions = motions_of(frames, mode)
+    assert [number for number, motion in enumerate(motions) if motion.is_cut] == [20]
+    cut = motions[20]
+    assert not cut.measured and np.array_equal(cut.homography, np.eye(3)) and cut.residual == cut.still > 10
+    alone = motions_of(frames[20:], mode)  # nothing of the scene before is left
+    for found, expected in zip(motions[21:], alone[1:], strict=True):
+        assert np.array_equal(found.homography, expected.homography)
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_a_moving_camera_makes_no_cuts(name):
+    for noise in (0, 1.5, 8):
+        assert cuts_of(scene(name, 4, 30, noise=noise)) == []
+
+
+def test_neither_flashes_nor_gain_nor_noise_nor_stops_are_cuts():
+    still, stop = scene("still", 1, 30).astype(np.float32), scene("pan", 1, 30)
+    flash, gain = still.copy(), still.copy()
+    flash[15] += 60
+    gain[15:] = 1.6 * gain[15:] - 40
+    stop[12:20] = stop[12]  # frames that are repeated
+    for frames in (flash, gain, stop):
+        assert cuts_of(frames) == []
+    draw = np.random.default_rng(0)
+    assert cuts_of(120 + 3 * draw.standard_normal((40, 96, 128))) == []  # the clear sky
+    assert cuts_of(np.zeros((20, 96, 128), np.uint8)) == []
+
+
+def test_a_closed_shutter_is_a_scene_of_its_own():
+    frames = scene("still", 1, 40)
+    frames[20:24] = 128 + np.random.default_rng(0).integers(-2, 3, frames[20:24].shape)
+    assert cuts_of(frames) == [20, 24]
+
+
+def test_text_over_the_picture_does_not_hide_a_cut():
+    frames = np.concatenate([scene("pan", 1), scene("pan", 2)])
+    frames[:, 4:9, 4:60:3] = 255
+    frames[:, 110:116, 60:90:4] = 0
+    assert cuts_of(frames) == [20]
+
+
+def test_a_scene_of_more_noise_than_the_one_before_is_one_scene_soon():
+    draw = np.random.default_rng(0)
+    noisy = 120 + 20 * draw.standard_normal((20, 128, 160))
+    assert cuts_of(np.concatenate([scene("still", 1), noisy])) == [20, 21, 22, 23]
+
+
+def test_the_likeness_of_two_frames_is_of_their_detail():
+    first, second = (scene("still", seed, 1, noise=0)[0].astype(np.float32) for seed in (1, 2))
+    seen = np.ones(first.shape, np.uint8)
+    ramp = np.linspace(0, 100, 160, dtype=np.float32)
+    assert likeness(first, 0.5 * first + 30, seen) == pytest.approx(1, abs=0.01)
+    assert likeness(first, -first, seen) == pytest.approx(-1, abs=0.01)
+    assert abs(likeness(first + ramp, second + ramp, seen)) < 0.25
+    assert likeness(first, first, np.zeros_like(seen)) == 0
+    half = np.where(np.arange(160) < 80, first, second)
+    seen[:, 72:] = 0
+    assert likeness(first, half, seen) > 0.99
+
+
+def test_which_homographies_may_lie_between_two_frames():
+    shift = np.array([[1, 0, 900.0], [0, 1, 0], [0, 0, 1]])
+    turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
+    folded = np.array([[1, 0, 0], [0, 1, 0], [-0.01, 0, 1]])
+    for homography, expected in (
+        (np.eye(3), True),
+        (shift, True),
+        (turn, True),
+        (np.diag([1.9, 1.9, 1]), True),
+        (np.diag([2.1, 2.1, 1]), False),
+        (np.diag([0.55, 0.55, 1]), True),
+        (np.diag([0.45, 0.45, 1]), False),
+        (np.diag([-1.0, 1, 1]), False),
+        (folded, False),
+        (np.full((3, 3), np.nan), False),
+    ):
+        assert is_plausible(homography, (128, 160)) == expected
+
+
+# ---------------------------------------------------------------- what is not the background
+
+
+@pytest.mark.parametrize("noise", [0.5, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_large_target_before_a_faint_sky_is_not_followed(noise, mode):
+    sky = moving_video(20, (192, 256), Camera(), noise=0, seed=1).frames.astype(np.float32)
+    sky = 128 + 0.1 * (sky - 100) + noise * np.random.default_rng(0).standard_normal(sky.shape)
+    for number, frame in enumerate(sky):
+        row, col = 90 + number, 40 + 3 * number
+        frame[row : row + 14, col : col + 18] -= 60
+    moves = [largest_shift(motion.homography, sky.shape[1:]) for motion in motions_of(sky, mode)]
+    assert max(moves) < (1e-9 if mode == "auto" else 1)
+
+
+def test_a_bright_target_before_a_standing_camera_is_not_followed():
+    target = Target((60, 50), (0.6, 0.4), 110, 1.2)
+    for noise in (0.5, 2):
+        for seed in range(2):
+            video = moving_video(30, (96, 128), Camera(), [target], noise=noise, seed=seed)
+            assert not any(motion.measured for motion in motions_of(video.frames))
 
 
 # ---------------------------------------------------------------- parts

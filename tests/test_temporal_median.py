@@ -1,5 +1,7 @@
 """TemporalMedian against its formulas written down slowly, and on videos of which all is known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -99,6 +101,44 @@ def test_targets_are_found_whatever_the_camera_does(camera):
     video = moving_video(60, (128, 160), camera, targets, noise=1.5, hot_pixels=8, seed=6)
     found = figures(video, logits_of(video.frames))
     assert found["pd"] > 0.97 and found["fa"] < 3e-5
+
+
+@pytest.mark.parametrize("cameras", [("still", "still"), ("pan", "still"), ("fast", "pan"), ("shake", "pan")])
+def test_a_cut_makes_no_false_alarms(cameras):
+    moves = {
+        "still": Camera(),
+        "pan": Camera((1.3, -0.4)),
+        "fast": Camera((4.0, 1.0)),
+        "shake": Camera(jitter=1.5),
+    }
+    targets = [Target((60, 60), (0.8, -0.4), 60)], [Target((70, 50), (-0.7, 0.4), 60)]
+    first, second = (
+        moving_video(30, (128, 160), moves[name], target, seed=seed)
+        for name, target, seed in zip(cameras, targets, (1, 2), strict=True)
+    )
+    logits = logits_of(np.concatenate([first.frames, second.frames]))
+    for video, found in ((first, logits[:30]), (second, logits[30:])):
+        assert figures(video, found)["fa"] == 0 and figures(video, found)["pd"] > 0.9
+
+
+def test_a_closed_shutter_makes_no_false_alarms():
+    video = moving_video(60, (128, 160), Camera(), [Target((60, 60), (0.8, -0.4), 60)], seed=1)
+    frames = video.frames.copy()
+    frames[25:31] = 128 + np.random.default_rng(0).integers(-2, 3, frames[25:31].shape)
+    logits = logits_of(frames)
+    assert not (logits[25:31] > 0).any()
+    seen = np.r_[0:25, 31:60]
+    assert figures(replace(video, places=video.places[seen]), logits[seen])["fa"] == 0
+
+
+def test_frames_beyond_a_cut_are_no_neighbours():
+    """Frames of two scenes in turn: each is judged by those of its own, on a camera that stands still."""
+    video = moving_video(60, (64, 80), Camera(), [Target((20, 30), (0.5, 0.2), 60)], seed=1)
+    whole = logits_of(video.frames, [Motion()] * 60)
+    parts = [logits_of(video.frames[part], [Motion()] * 30) for part in (slice(30), slice(30, 60))]
+    motions = [Motion(is_cut=number == 30) for number in range(60)]
+    assert np.array_equal(logits_of(video.frames, motions), np.concatenate(parts))
+    assert not np.array_equal(whole, np.concatenate(parts))
 
 
 def test_without_registration_edges_of_a_moving_camera_are_false_alarms():

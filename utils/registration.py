@@ -22,6 +22,7 @@ SMALLEST = 192  # shorter side of the frames that are halved
 STANDING = 0.5  # pixels that a camera may be off and still counts as standing
 LARGEST_ZOOM = 2.0  # between frames of one scene, of a side
 RECENT = 8  # frames whose residuals a frame's is compared with
+SAMPLES = 4096  # pixels of which quantiles are taken
 DETAIL = 4.0  # standard deviation of what is smoother than the detail of a reduced frame, pixels
 
 
@@ -30,16 +31,19 @@ class Settings:
     """How frames are registered.
 
     gain:       a homography is believed where it lowers the residual below this part of that of the identity
+    most_gain:  the same of the difference that a tenth of the pixels exceed, so that a strong target, which
+                is few of them, is not what is registered
     iterations: of ECC, at most
     moving_age: frames after which a frame becomes the next anchor
     standing_age: the same while the camera stands still
     overlap:    part of the anchor that a frame must see, else it becomes the next anchor
     least_overlap: part of it without which there is no registration
-    jump:       multiple of the recent residuals from which a frame may belong to another scene
+    jump:       multiple of the recent differences from which a frame may belong to another scene
     likeness:   correlation of the detail of two frames below which it does
     """
 
     gain: float = 0.9
+    most_gain: float = 0.95
     iterations: int = 20
     moving_age: int = 12
     standing_age: int = 60
@@ -49,20 +53,23 @@ class Settings:
     likeness: float = 0.5
 
 
-MODES = {"auto": Settings(), "on": Settings(gain=1.0)}  # by the recipe's word; off: there is none
+MODES = {
+    "auto": Settings(),
+    "on": Settings(gain=1.0, most_gain=1.0),
+}  # by the recipe's word; off: there is none
 
 
 class Registrar:
     """Gives the Motion of each frame of a video, which come in order: registrar(pixels [H, W]) -> Motion.
 
-    The first frame has the identity, and so has one that nothing registers, or that begins another scene.
+    The first frame has the identity, and so has a frame that nothing registers, or that begins another scene.
     """
 
     def __init__(self, settings: Settings = Settings()):  # noqa: B008, frozen
         self.settings = settings
         self.anchor: np.ndarray | None = None
         self.before: np.ndarray | None = None  # the frame before
-        self.residuals: deque[float] = deque(maxlen=RECENT)  # of the last frames, without repeated ones
+        self.recent: deque[float] = deque(maxlen=RECENT)  # `most_of` what registration left, but for 0
 
     def __call__(self, pixels: np.ndarray) -> Motion:
         small, shrink = reduced(pixels)
@@ -71,8 +78,8 @@ class Registrar:
             self.step = np.eye(3)
             return Motion()
         self.age += 1
-        found, still, residual = self.against_anchor(small)
-        if self.is_cut(small, found, residual):
+        found, still, residual, most = self.against_anchor(small)
+        if self.is_cut(small, found, most):
             self.set_anchor(small)
             self.step = np.eye(3)
             return Motion(still=still, residual=still, is_cut=True)
@@ -91,21 +98,22 @@ class Registrar:
         self.anchor = self.before = small
         self.place, self.age = np.eye(3), 0  # where the frame before lies, as seen from the anchor
 
-    def is_cut(self, small: np.ndarray, found: np.ndarray, residual: float) -> bool:
+    def is_cut(self, small: np.ndarray, found: np.ndarray, most: float) -> bool:
         """Whether a reduced frame, registered by `found`, shows another scene than the anchor.
 
-        A residual far above the recent ones is not enough: it rises with a jerk or a change of the gain too.
+        A difference far above the recent ones is not enough: it rises with a jerk or another gain too.
+        most: see `most_of`
         """
-        usual = np.median(self.residuals) if self.residuals else np.inf
-        if residual:
-            self.residuals.append(residual)
-        return residual > self.settings.jump * usual and (
-            likeness(self.anchor, warped(small, found), footprint(found, small.shape))
-            < self.settings.likeness
-        )
+        usual = np.median(self.recent) if self.recent else np.inf
+        if most:
+            self.recent.append(most)
+        if most <= self.settings.jump * usual:
+            return False
+        seen = footprint(found, small.shape)
+        return likeness(self.anchor, warped(small, found), seen) < self.settings.likeness
 
-    def against_anchor(self, small: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """(homography from the anchor, residual of the identity, residual) of a reduced frame."""
+    def against_anchor(self, small: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+        """(homography from the anchor, residual of the identity, residual, most of it) of a reduced frame."""
         difference = cv2.absdiff(self.anchor, small)
         still = rms(difference, None)
         shift = translation(self.before, small)
@@ -116,11 +124,15 @@ class Registrar:
         if refined is not None:
             starts.append(refined)
             judged.append(self.judge(small, refined, difference))
-        best = int(np.argmin([ratio for ratio, _ in judged]))
-        ratio, residual = judged[best]
-        if ratio > self.settings.gain:
-            return np.eye(3), still, still
-        return starts[best] / starts[best][2, 2], still, residual
+        for i in np.argsort([ratio for ratio, _ in judged], kind="stable"):
+            ratio, residual = judged[i]
+            if ratio <= self.settings.gain:
+                left = cv2.absdiff(self.anchor, warped(small, starts[i]))
+                seen = footprint(starts[i], small.shape)
+                most = most_of(left, seen)
+                if most <= self.settings.most_gain * most_of(difference, seen):
+                    return starts[i] / starts[i][2, 2], still, residual, most
+        return np.eye(3), still, still, most_of(difference, None)
 
     def judge(self, small: np.ndarray, homography: np.ndarray, difference: np.ndarray) -> tuple[float, float]:
         """(residual as a part of the identity's on the same pixels, residual); infinite without overlap.
@@ -258,7 +270,16 @@ def overlap_of(homography: np.ndarray, shape: tuple[int, int]) -> float:
 def rms(difference: np.ndarray, seen: np.ndarray | None) -> float:
     """Root mean square of differences [H, W], of the pixels that are `seen` or of all."""
     count = difference.size if seen is None else max(np.count_nonzero(seen), 1)
-    return float(cv2.norm(difference, cv2.NORM_L2, seen)) / count**0.5
+    return float(cv2.norm(difference, cv2.NORM_L2, seen) / count**0.5)
+
+
+def most_of(difference: np.ndarray, seen: np.ndarray | None) -> float:
+    """What a tenth of the differences [H, W] exceed, of the pixels that are `seen` or of all; sampled."""
+    step = max(2, round((difference.size / SAMPLES) ** 0.5))
+    values = difference[::step, ::step]
+    values = values.ravel() if seen is None else values[seen[::step, ::step].view(bool)]
+    place = int(0.9 * len(values))
+    return float(np.partition(values, place)[place]) if len(values) else np.inf
 
 
 def largest_shift(homography: np.ndarray, shape: tuple[int, int]) -> float:
