@@ -5,26 +5,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from dataset import create_dataset
 from dataset.gray_range import AUTO, FILE, parse_range
 from dataset.source import Frame, Source
-from dataset.sources import SequenceSource, open_sources
+from dataset.sources import SequenceSource, open_sources, tell_apart
 from dataset.stream import StreamedVideo
 from model import create_model
 from utils import cli
 from utils.detections import Detections, TrackPoint
 from utils.engine.candidates import Candidate, find_candidates
-from utils.engine.detect import Stages
-from utils.engine.runtime import Runtime
+from utils.engine.detect import Detector, Stages
 from utils.errors import INTERRUPTED, run_command
+from utils.recipe.resolve import full_keys
 from utils.report.found_writer import FoundWriter, check_free
 from utils.runlog import new_run_folder
+from utils.signals import handling
 
 TRAINING_FREE = "TemporalMedian"
 
@@ -49,8 +48,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     text = "keep maps of probabilities, as 8-bit PNG or as float32"
     add("--save_maps", nargs="+", choices=("png", "npz"), default=[], help=text)
     args = parser.parse_args(argv)
-    if bool(args.sources) == bool(args.dataset_names):
-        parser.error("name either sources or --dataset_names")
     if len(args.model_names or args.checkpoint or args.official) > 1:
         parser.error("one model at a time finds targets; name one")
     return args
@@ -64,7 +61,7 @@ def find_model(args: argparse.Namespace) -> Candidate:
 
 
 def find_sources(args: argparse.Namespace) -> list[Source]:
-    """The sources that were named. Raises UserError where one has no frame that can be read."""
+    """The sources that were named, each by a name of its own."""
     gray_range = parse_range(args.range)
     sources = open_sources(args.sources, gray_range) if args.sources else []
     options = cli.reader_options(args.dataset_options)
@@ -72,26 +69,25 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
         data = create_dataset(name=name, root=args.dataset_dir, split=args.split, **options)
         chosen = FILE if gray_range == AUTO else gray_range
         sources += [SequenceSource(sequence, chosen, data) for sequence in data]
-    for source in sources:
-        source.check()
+    tell_apart(sources)
     return sources
 
 
-def stages_of(
-    args: argparse.Namespace, candidate: Candidate, source: Source
-) -> tuple[Stages, dict[str, Any]]:
-    """(what finds targets in a source, by what). Raises UserError where the model does not fit its frames."""
-    typed, tracks = cli.typed_settings(args), cli.track_settings(args)
-    if not {"register", "view.register"} & typed.keys():
-        typed["view.register"] = "auto"
-    recipe = candidate.recipe(source.dataset, typed)
-    runtime = Runtime.of(recipe.runtime)
-    video = StreamedVideo(source, recipe.view, source.constants, keeps=True)
-    candidate.try_size(recipe, create_model, video.input_size)
-    predict = candidate.predictor(recipe, create_model, runtime)
-    facts = {"source": source.title, "model": candidate.name, "weights": candidate.source}
-    facts |= {"recipe": recipe.to_dict(), "tracks_by": tracks and asdict(tracks), "device": runtime.name}
-    return Stages(video, predict, recipe.scoring.threshold, tracks, candidate.is_light), facts
+def stages_of(args: argparse.Namespace, sources: list[Source]) -> list[Stages]:
+    """What finds targets in each source; one network serves all sources of a data set.
+
+    Raises UserError where the model does not fit the frames, or none of a source can be read.
+    """
+    candidate, tracks = find_model(args), cli.track_settings(args)
+    typed = {"view.register": "auto", **full_keys(cli.typed_settings(args), {})}
+    sets = {source.dataset for source in sources}
+    detectors = {name: Detector(candidate, name, typed, create_model) for name in sets}
+    every = []
+    for source in sources:
+        detector = detectors[source.dataset]
+        video = StreamedVideo(source, detector.recipe.view, source.constants, keeps=True)
+        every.append(Stages(video, detector, tracks))
+    return every
 
 
 def predict(
@@ -104,43 +100,45 @@ def predict(
     Raises UserError as the command does.
     """
     args = parse([str(source), "--model_names", model, *flags])
-    candidate = find_model(args)
-    for one in find_sources(args):
-        stages, _ = stages_of(args, candidate, one)
-        for found in stages:
-            yield found.frame, found.detections, found.tracks
+    for stages in stages_of(args, find_sources(args)):
+        with closing(iter(stages)) as every:
+            for found in every:
+                yield found.frame, found.detections, found.tracks
 
 
-def run(args: argparse.Namespace, source: Source, folder: Path, stages: Stages, facts: dict) -> bool:
+def run(args: argparse.Namespace, source: Source, folder: Path, stages: Stages) -> bool:
     """Find targets in one source and write its folder. False where somebody ended it before its end."""
-    title, begin, is_whole = f"{facts['model']} on {source.name}", time.perf_counter(), True
-    options = {"overlay": args.overlay, "maps": args.save_maps, "title": title}
-    with closing(iter(stages)) as every, FoundWriter(folder, facts, source.fps, **options) as writer:
+    facts, begin, stop = stages.facts, time.perf_counter(), stages.stop
+    title = f"{facts['model']} on {source.name}"
+    writer = FoundWriter(folder, facts, source.fps, title, args.overlay, args.save_maps)
+    with handling(stop), writer, closing(iter(stages)) as every:
         try:
             for found in tqdm(every, source.name, source.length, unit="frame", leave=False, disable=None):
                 writer.add(found)
         except KeyboardInterrupt:
-            is_whole = False
-        facts |= {"seconds": {**stages.seconds, "all": time.perf_counter() - begin}, "notes": source.notes}
-        if is_whole:
+            stop.asked = True
+        finally:
+            facts["seconds"] = {**stages.seconds, "all": time.perf_counter() - begin}
+            facts["notes"] = source.notes
+        if stages.is_complete:
             writer.finish()
     counts = {**writer.counts, "rate": writer.counts["frames"] / (time.perf_counter() - begin)}
     told = "{detections} detections, {tracks} tracks in {frames} frames, {rate:.1f} a second".format(**counts)
     notes = "".join(f"note: {note}\n" for note in source.notes + writer.notes)
     print(f"{notes}{title}: {told}\nin {folder}", flush=True)
-    return is_whole
+    return not stop.asked
 
 
 def main(argv: list[str] | None = None) -> int | None:
     args = parse(argv)
-    candidate, sources = find_model(args), find_sources(args)
+    sources = find_sources(args)
+    every = stages_of(args, sources)  # all are built before the first one runs
     places = [args.out and (args.out / source.name if len(sources) > 1 else args.out) for source in sources]
     for place in filter(None, places):
         check_free(place)
-    for source, place in zip(sources, places, strict=True):
-        stages, facts = stages_of(args, candidate, source)
+    for source, place, stages in zip(sources, places, every, strict=True):
         folder = place or new_run_folder(args.log_dir, "predict", source.name)
-        if not run(args, source, folder, stages, facts):
+        if not run(args, source, folder, stages):
             print("interrupted: the files hold what was found until then", file=sys.stderr)
             return INTERRUPTED
     return None

@@ -3,7 +3,6 @@
 `dataset.sources.open_sources` makes sources of what a user names.
 """
 
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -106,8 +105,11 @@ class Source(ABC):
         return self._first if self.stretch is None else self.stretch(self._first)
 
     def samples(self) -> list[np.ndarray]:
-        """Pixels of up to 32 evenly spaced frames, of a live source the first ones, as iterating gives it."""
-        found = list(self._samples(STATISTICS_FRAMES)) or [self._first]
+        """Pixels of up to 32 evenly spaced frames, of a live source the first ones, as iterating gives it.
+
+        Without those of another size or depth than the first one, which iterating refuses.
+        """
+        found = list(self._fitting_samples()) or [self._first]
         return found if self.stretch is None else [self.stretch(pixels) for pixels in found]
 
     def numbers(self, _neighbours: str) -> Sequence[int] | None:
@@ -140,7 +142,7 @@ class Source(ABC):
             self.tell("range", f"the 16-bit counts of {self.title} are divided by 257 (--range {FILE})")
             return None
         else:
-            stretch = Stretch.of(self._samples(STATISTICS_FRAMES), self.sampled)
+            stretch = Stretch.of(self._fitting_samples(), self.sampled)
         self.tell("range", f"{self.title}: {stretch}; --range LOW HIGH sets others")
         return stretch
 
@@ -161,6 +163,10 @@ class Source(ABC):
     def _glimpsed(self) -> Generator[Frame, None, None]:
         """The frames as they are, from the first one; iterating gives them again."""
         return self._frames()
+
+    def _fitting_samples(self) -> Iterator[np.ndarray]:
+        kind = self._first.shape, self._first.dtype
+        return (p for p in self._samples(STATISTICS_FRAMES) if (p.shape, p.dtype) == kind)
 
     def _check(self, frame: Frame) -> None:
         height, width = self.size
@@ -204,19 +210,19 @@ class LiveSource(Source):
         super().__init__(name, title, gray_range)
         self._coming = self._received()
         self._ahead: deque[Frame] = deque()
-        self._is_stopped = threading.Event()
+        self._is_stopped = False  # no Event, whose lock a signal might find taken
 
     @abstractmethod
     def _received(self) -> Generator[Frame, None, None]:
         """The frames as they come."""
 
     def stop(self) -> None:
-        """End a wait for frames, from another thread; no more frames come."""
-        self._is_stopped.set()
+        """End a wait for frames, from another thread or a signal; no more frames come."""
+        self._is_stopped = True
 
     def _frames(self) -> Generator[Frame, None, None]:
         with closing(self._coming):
-            while self._read_ahead(1) and not self._is_stopped.is_set():
+            while self._read_ahead(1) and not self._is_stopped:
                 yield self._ahead.popleft()
 
     def _glimpsed(self) -> Generator[Frame, None, None]:
@@ -230,7 +236,7 @@ class LiveSource(Source):
 
     def _read_ahead(self, count: int) -> bool:
         """Whether so many frames are there, read and not yet taken."""
-        while len(self._ahead) < count and not self._is_stopped.is_set():
+        while len(self._ahead) < count and not self._is_stopped:
             if (frame := next(self._coming, None)) is None:
                 break
             self._ahead.append(frame)

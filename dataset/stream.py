@@ -16,6 +16,7 @@ from dataset.normalisation import Normalisation
 from dataset.sampling import ClipFrames, endless_windows
 from dataset.source import Frame, Source
 from dataset.video import VideoGeometry, one_ahead
+from utils.errors import UserError
 from utils.motion import Motion
 from utils.recipe.schema import ViewSettings
 from utils.registration import MODES, Registrar
@@ -35,7 +36,9 @@ class StreamedVideo(VideoGeometry):
                measured in up to 32 evenly spaced frames, of a live source in its first 32
     on_frame:  called with every frame of the source, in order and before it is in a clip, also with those
                that cannot be read (pixels None); in the thread that reads ahead
-    keeps:     whether it keeps each frame with its motion until `take` is called for it
+    keeps:     whether it keeps each frame with its motion until `take` is called for it; then what is wrong
+               with a frame, as another size, ends the video as its last frame does, and `check_end` tells it
+    is_whole:  whether its last frame was read, and nobody has ended it before
     seconds:   spent so far on reading, on registering, and on waiting for both
     """
 
@@ -53,6 +56,8 @@ class StreamedVideo(VideoGeometry):
         self._motions: dict[int, Motion] = {}  # of the last frames
         self.keeps = keeps
         self._kept: deque[tuple[Frame, Motion]] = deque()
+        self._fault: UserError | None = None
+        self._is_ended = self.is_whole = False
         self.seconds = {"read": 0.0, "register": 0.0, "wait": 0.0}
         self.source, self.constants, self.on_frame = source, constants, on_frame
         if settings.history == "simulated":
@@ -107,14 +112,31 @@ class StreamedVideo(VideoGeometry):
 
     def picture(self, index: int) -> np.ndarray:
         """Gray levels of the first frame that is kept, which must be that one, float32 [H, W]."""
+        frame, _ = self._first_kept(index)
+        return gray_values(self.source.first if frame.pixels is None else frame.pixels)
+
+    def take(self, index: int) -> tuple[Frame, Motion]:
+        """The same frame, and how the background moved since the one before; it is let go."""
+        kept = self._first_kept(index)
+        self._kept.popleft()
+        return kept
+
+    def _first_kept(self, index: int) -> tuple[Frame, Motion]:
         frame, _ = self._kept[0]
         if frame.number != index:
             raise ValueError(f"frame {frame.number} is the first that is kept, not {index}")
-        return gray_values(self.source.first if frame.pixels is None else frame.pixels)
+        return self._kept[0]
 
-    def take(self) -> tuple[Frame, Motion]:
-        """The first frame that is kept, and how the background moved since the one before; it is let go."""
-        return self._kept.popleft()
+    def end(self) -> None:
+        """Read no further, from any thread or a signal: the video ends with the frames that were read."""
+        self._is_ended = True
+        if self.source.is_live:
+            self.source.stop()
+
+    def check_end(self) -> None:
+        """After the last clip. Raises the UserError of the source that ended it, if one did."""
+        if self._fault:
+            raise self._fault
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -141,8 +163,10 @@ class StreamedVideo(VideoGeometry):
         with closing(iter(self.source)) as frames:
             while True:
                 with self._timed("read"):
-                    frame = next(frames, None)
-                if frame is None or is_stopped.is_set():
+                    frame = self._next(frames)
+                if frame is None:  # of a live source this may be because it was ended
+                    self.is_whole = not (self._fault or self.source.is_live and self._is_ended)
+                if frame is None or is_stopped.is_set() or self._is_ended:
                     return
                 self._register(frame)
                 self.on_frame(frame)
@@ -151,6 +175,15 @@ class StreamedVideo(VideoGeometry):
                 elif pixels is None:
                     pixels = self.view.fit(self.source.first, "images")
                 yield pixels
+
+    def _next(self, frames: Iterator[Frame]) -> Frame | None:
+        try:
+            return next(frames, None)
+        except UserError as error:
+            if not self.keeps:
+                raise
+            self._fault = error
+            return None
 
     def _register(self, frame: Frame) -> None:
         """A frame that cannot be read counts as one in which nothing moved."""

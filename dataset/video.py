@@ -56,8 +56,11 @@ class VideoGeometry(ABC):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of the network's input, and of what it gives of a frame."""
-        return self.view.placement(self.size).whole
+        """(height, width) of the network's input, and of what it gives of a frame.
+
+        Raises UserError where the frames are larger than the recipe's canvas.
+        """
+        return self.view.placement(self.size, self.name).whole
 
     def size_on(self, grid: Grid) -> tuple[int, int]:
         """(height, width) of what is counted of a frame on a grid."""

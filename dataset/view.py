@@ -112,21 +112,23 @@ class View:
 
     # ---------------------------------------------------------------- geometry
 
-    def placement(self, size: Size) -> Placement:
+    def placement(self, size: Size, name: str = "") -> Placement:
         """Where a frame of `size` (height, width) lies in the input.
 
+        name: of the sequence, for the sentence
+        Raises UserError where it is larger than the recipe's canvas.
         A letterbox scales it to fit and puts it in the middle. Sizes are truncated as in the published
         loaders, so that the longer side is one pixel short of the letterbox for some (98, 103, 107, ...).
         """
         side = self.settings.letterbox
         if not side:
             scaled = self.resize or size
-            return Placement(size, scaled, (0, 0), scaled, self._padded_size(scaled))
+            return Placement(size, scaled, (0, 0), scaled, self._padded_size(scaled, name))
         height, width = size
         scale = min(side / width, side / height)
         height, width = max(int(height * scale), 1), max(int(width * scale), 1)
         corner = (side - height) // 2, (side - width) // 2
-        return Placement(size, (height, width), corner, (side, side), self._padded_size((side, side)))
+        return Placement(size, (height, width), corner, (side, side), self._padded_size((side, side), name))
 
     @property
     def placed_size(self) -> Size | None:
@@ -276,14 +278,8 @@ class View:
         Raises UserError when they are larger than the recipe's canvas.
         """
         height, width = frames.shape[-2:]
-        whole = self._padded_size((height, width))
+        whole = self._padded_size((height, width), name)
         missing = whole[0] - height, whole[1] - width
-        if min(missing) < 0:
-            side = self.settings.canvas
-            raise UserError(
-                f"frames of {name} are {width}x{height}, larger than the canvas of {side}x{side}; "
-                "raise it by --set view.canvas="
-            )
         around = [(0, 0)] * (frames.ndim - 2) + [(0, more) for more in missing]
         return np.pad(frames, around) if any(missing) else frames
 
@@ -291,11 +287,17 @@ class View:
         """Normalised frames [T, h, w] or [C, T, h, w] as [C, T, h, w]; equal channels share their memory."""
         return torch.from_numpy(images).expand(self.settings.channels, -1, -1, -1)
 
-    def _padded_size(self, size: Size) -> Size:
-        if self.settings.canvas:
-            return self.settings.canvas, self.settings.canvas
-        height, width = (side + -side % self.multiple for side in size)
-        return height, width
+    def _padded_size(self, size: Size, name: str) -> Size:
+        height, width = size
+        if side := self.settings.canvas:
+            if max(size) > side:
+                of = f" of {name}" if name else ""
+                raise UserError(
+                    f"frames{of} are {width}x{height}, larger than the canvas of {side}x{side}; "
+                    "raise it by --set view.canvas="
+                )
+            return side, side
+        return height + -height % self.multiple, width + -width % self.multiple
 
 
 def with_column_quirk(mask: np.ndarray) -> np.ndarray:

@@ -48,6 +48,8 @@ class TemporalMedian(nn.Module):
     tophat:     the same for the white top-hat of the frame
     """
 
+    streams_late = True  # predictions of a frame come when those after it were seen; the stream takes motions
+
     def __init__(
         self,
         lags: Sequence[int] = (4, 6, 8, 10, 12),
@@ -85,12 +87,10 @@ class TemporalMedian(nn.Module):
 
 
 class Stream:
-    """TemporalMedian over one video: `late`, as it waits for the frames after one.
+    """TemporalMedian over one video, late as it waits for the frames after one.
 
     Holds twice as many frames as the largest lag.
     """
-
-    late = True
 
     def __init__(self, detector: TemporalMedian):
         self.detector = detector

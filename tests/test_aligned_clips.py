@@ -25,6 +25,7 @@ from dataset.clips import EpochBatches, ValidationClips
 from dataset.sequence import Sequence, SequenceSet
 from model import create_model
 from utils.checkpoint import read_checkpoint
+from utils.engine.candidates import Candidate
 from utils.engine.loading import ClipLoader
 from utils.engine.predict import predict_video
 from utils.engine.runtime import Runtime, RuntimeSettings
@@ -271,10 +272,11 @@ def test_published_streams_give_the_same_bits_on_a_standing_camera(tmp_path, nam
     assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
 
 
-def test_a_model_that_takes_frame_by_frame_refuses_clips_of_several(tmp_path):
-    test_video = video_of(*on_disk(tmp_path, bright(count=6)), frames=4, register="auto", **GRAY)
+def test_a_model_that_takes_frame_by_frame_refuses_clips_of_several():
+    candidate = Candidate("TemporalMedian")
+    recipe = candidate.recipe("", {"view.frames": 4})
     with pytest.raises(UserError, match="view.frames is 4, but TemporalMedian takes .* set it to 1"):
-        maps_of(create_model("TemporalMedian"), test_video)
+        candidate.try_size(recipe, create_model, (48, 64))
 
 
 # ---------------------------------------------------------------- training

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moving import Camera as MovingCamera
+from moving import moving_video
 from PIL import Image
 from recipes import recipe_of
 from test_frames import saved
@@ -422,3 +424,84 @@ def test_one_item_is_made_ahead():
     next(ahead)
     ahead.close()
     assert left == [True, True]
+
+
+# ---- frames that are kept until they are taken
+
+
+def test_frames_are_kept_until_they_are_taken():
+    frames = noise(9)
+    broken = [None, *frames[1:4], None, *frames[5:]]
+    video = StreamedVideo(Arrays(broken), view_settings(frames=3), CONSTANTS, keeps=True)
+    taken = 0
+    for clip, _ in video:
+        while taken < clip.first + clip.count:
+            with pytest.raises(ValueError, match=f"frame {taken} is the first that is kept, not {taken + 1}"):
+                video.take(taken + 1)
+            shown = frames[1] if taken == 0 else broken[taken]  # the first one that can be read
+            if shown is None:
+                shown = frames[1]
+            np.testing.assert_array_equal(video.picture(taken), shown.astype(np.float32))
+            frame, motion = video.take(taken)
+            assert (frame.number, motion.measured) == (taken, False)
+            assert (frame.pixels is None) == (broken[taken] is None)
+            taken += 1
+    assert taken == 9 and video.is_whole
+    video.check_end()
+
+
+def test_the_pictures_of_stretched_frames_are_gray_levels():
+    frames = noise(2, dtype=np.uint16)
+    video = StreamedVideo(Arrays(frames), view_settings(frames=1), CONSTANTS, keeps=True)
+    list(video)
+    np.testing.assert_allclose(video.picture(0), frames[0] / 257, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"frames": 3}, {"frames": 5, "key": 2}, {"frames": 1}])
+def test_what_is_wrong_with_a_frame_is_told_after_those_before_it(settings):
+    frames = [*noise(7), *noise(1, (4, 5)), *noise(3)]
+    video = StreamedVideo(Arrays(frames), view_settings(**settings), CONSTANTS, keeps=True)
+    expected = StreamedVideo(Arrays(frames[:7]), view_settings(**settings), CONSTANTS)
+    assert_same_clips(video, list(expected))
+    assert not video.is_whole
+    assert [video.take(number)[0].number for number in range(7)] == list(range(7))
+    with pytest.raises(UserError, match="is 5x4, the first one 32x24; give frames of one size"):
+        video.check_end()
+
+
+@pytest.mark.parametrize("kind", [Arrays, Coming])
+def test_a_video_that_is_ended_is_one_of_the_frames_that_were_read(kind):
+    frames = noise(40)
+    video = StreamedVideo(kind(frames), view_settings(frames=4), CONSTANTS, keeps=True)
+    clips = []
+    for clip in video:
+        clips.append(clip)
+        if len(clips) == 3:
+            video.end()
+    count = max(max(clip.places) for clip, _ in clips) + 1
+    assert 8 <= count <= 14 and not video.is_whole
+    expected = StreamedVideo(Arrays(frames[:count]), view_settings(frames=4), CONSTANTS)
+    assert_same_clips(iter(clips), list(expected))
+    video.check_end()
+
+
+def test_motions_are_those_of_the_frames():
+    video = moving_video(12, (48, 64), MovingCamera((2, 0)))
+    settings = view_settings(frames=3, register="on")
+    streamed = StreamedVideo(Arrays(list(video.frames)), settings, CONSTANTS, keeps=True)
+    clips = iter(streamed)
+    number = 0
+    for clip, _ in clips:
+        motions = [streamed.motion(place) for place in clip.places]
+        while number < clip.first + clip.count:
+            _, motion = streamed.take(number)
+            assert motion is motions[number - clip.first]
+            assert motion.measured == (number > 0)
+            np.testing.assert_allclose(motion.homography[0, 2], 2 * (number > 0), atol=0.7)
+            number += 1
+    assert number == 12 and streamed.seconds["register"] > 0
+
+
+def test_motions_of_long_ago_are_forgotten():
+    streamed = StreamedVideo(Arrays(noise(200, (4, 5))), view_settings(frames=2), CONSTANTS)
+    assert len(list(streamed)) > 100 and len(streamed._motions) <= 20

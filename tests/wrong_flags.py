@@ -154,6 +154,8 @@ def base_flags(command: str, parser: Parser, folder: Path) -> list[str]:
     """A call that would work but for what is added to it."""
     given = {"--dataset_dir": folder / "data", "--log_dir": folder / "log", "--out": folder / "out.json"}
     known = parser._option_string_actions
+    if command == "predict.py":
+        del given["--log_dir"]  # which has no effect beside --out
     flags = [word for flag, path in given.items() if flag in known for word in (flag, str(path))]
     return flags + [str(folder / w) if w == "list.txt" else w for w in BASE.get(command, [])]
 

@@ -54,6 +54,8 @@ class Parser(argparse.ArgumentParser):
             self.error("--cache_dir has no effect without --cache; add it or leave both out")
         if hasattr(found, "init"):
             self.check_start(found)
+        if hasattr(found, "sources") and hasattr(found, "dataset_names"):
+            self.check_sources(found)
         return found
 
     def check_start(self, found: argparse.Namespace) -> None:
@@ -66,6 +68,16 @@ class Parser(argparse.ArgumentParser):
             self.error(
                 "--init is the start of one model; name one in --model_names, and train each by itself"
             )
+
+    def check_sources(self, found: argparse.Namespace) -> None:
+        """Raises UserError for flags that have no effect beside others, and for too many or no sources."""
+        if bool(found.sources) == bool(found.dataset_names):
+            self.error("name either sources or --dataset_names")
+        for flag in ("dataset_dir", "split", "dataset_options"):
+            if found.sources and getattr(found, flag) != self.get_default(flag):
+                self.error(f"--{flag.removesuffix('s')} has no effect without --dataset_names; leave it out")
+        if found.out and found.log_dir != self.get_default("log_dir"):
+            self.error("--log_dir has no effect beside --out; leave one of them out")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -63,18 +63,28 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest(Interruption):
-    """Handles a first signal by setting `asked`; a later Ctrl-C ends the program at once."""
+    """Handles a first signal by setting `asked`; a later Ctrl-C ends the program at once.
+
+    when: the first signal is answered by "stopping <when>; ..."
+    act:  called then, wherever the program is
+    """
 
     asked = is_waiting = False
+
+    def __init__(self, when: str = "as soon as the weights are saved", act: Callable[[], None] | None = None):
+        super().__init__()
+        self.when, self.act = when, act
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             super().__call__(number, frame)
         elif self.is_new(number):
             self.asked = True
-            told = b"stopping as soon as the weights are saved; press Ctrl-C again to end at once\n"
+            told = f"stopping {self.when}; press Ctrl-C again to end at once\n"
             with contextlib.suppress(OSError):  # where the terminal is closed
-                os.write(2, told)  # `print` may be what the signal has interrupted
+                os.write(2, told.encode())  # `print` may be what the signal has interrupted
+            if self.act:
+                self.act()
             if self.is_waiting:
                 raise Stopped
 

@@ -63,7 +63,7 @@ class PipedImages(LiveSource):
     def _read(self) -> bytes:
         """Some bytes, as soon as there are any; none at the end, and after `stop`."""
         descriptor = self.pipe.fileno()
-        while not self._is_stopped.is_set() and threading.main_thread().is_alive():
+        while not self._is_stopped and threading.main_thread().is_alive():
             if os.name != "posix" or select.select([descriptor], [], [], TURN)[0]:
                 return os.read(descriptor, PART)
         return b""

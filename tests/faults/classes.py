@@ -5,6 +5,7 @@ from tests.faults.checkpoints import CHECKPOINTS
 from tests.faults.data import IMAGE_CLASS, LIST_CLASS, TRUTH_CLASS
 from tests.faults.disks import DISKS
 from tests.faults.flags import FLAGS
+from tests.faults.found import FOUND
 from tests.faults.kills import GROUPS, KILLS
 from tests.faults.memory import MEMORY
 from tests.faults.predictions import PREDICTIONS
@@ -17,6 +18,7 @@ CLASSES: dict[str, FaultClass] = {
         KILLS,
         SAVES,
         GROUPS,
+        FOUND,
         DISKS,
         IMAGE_CLASS,
         LIST_CLASS,

@@ -13,6 +13,7 @@ from typing import Any
 from dataset import create_dataset
 from dataset.io import read_gray
 from tests.faults.campaign import Case, FaultClass, NotHeld, NotPossible
+from tests.faults.found import check_whole, prediction
 from tests.faults.harness import grow_disk, limit_files, small_disk
 from tests.faults.judges import complaint
 from tests.faults.observe import without_pictures
@@ -182,6 +183,11 @@ def convert(case: Case, disk: Path) -> tuple[tuple, Check]:
     return argv, check
 
 
+def predict(case: Case, disk: Path) -> tuple[tuple, Check]:
+    """What is found in a video, with everything that predict.py can write."""
+    return (*prediction(case, disk / "out"), "--model_names", "TopHat"), lambda: check_whole(disk / "out")
+
+
 KINDS = (
     training,
     new_training,
@@ -192,6 +198,7 @@ KINDS = (
     make_synthetic,
     add_noise,
     convert,
+    predict,
 )
 
 

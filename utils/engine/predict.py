@@ -80,7 +80,7 @@ def predict_video(
     """
     model.eval()
     step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)
-    by_clip = late_outputs if getattr(step, "late", False) else clip_outputs
+    by_clip = late_outputs if getattr(model, "streams_late", False) else clip_outputs
     fusion = WindowFusion()
     for first, outputs in by_clip(model, step, task, runtime, video, on_clip):
         for index, output in fusion.add(first, outputs):
@@ -119,22 +119,16 @@ def late_outputs(
     """The same of a stream that waits for the frames after one: of those in turn that are complete by then.
 
     Such a stream takes the motion of the background too, and gives in `finish()` what is left at the end.
-    Raises UserError where the recipe puts several frames into a clip, which may then be aligned.
     """
     done = 0
-    for raw in late_steps(model.name, step, runtime, video):
+    for raw in late_steps(step, runtime, video):
         decoded = model.decode(runtime.widened(raw))
         yield done, task.outputs(decoded, decoded.shape[1])
         done += decoded.shape[1]
 
 
-def late_steps(name: str, step: Any, runtime: Runtime, video: Video) -> Iterator[dict[str, Tensor]]:
+def late_steps(step: Any, runtime: Runtime, video: Video) -> Iterator[dict[str, Tensor]]:
     for frames, clip in video:
-        if clip.shape[2] > 1:
-            raise UserError(
-                f"recipe key view.frames is {clip.shape[2]}, but {name} takes the frames of a video one by "
-                "one; set it to 1"
-            )
         motions = [video.motion(place) for place in frames.places]
         with runtime.computing():
             yield step(runtime.place(clip), frames.places, motions)
