@@ -38,7 +38,7 @@ class Settings:
     standing_age: the same while the camera stands still
     overlap:    part of the anchor that a frame must see, else it becomes the next anchor
     least_overlap: part of it without which there is no registration
-    jump:       multiple of the recent differences from which a frame may belong to another scene
+    jump:       multiple of the largest recent difference from which a frame may belong to another scene
     likeness:   correlation of the detail of two frames below which it does
     """
 
@@ -82,6 +82,7 @@ class Registrar:
         if self.is_cut(small, found, most):
             self.set_anchor(small)
             self.step = np.eye(3)
+            self.recent.clear()
             return Motion(still=still, residual=still, is_cut=True)
         step = found @ np.linalg.inv(self.place)
         self.before, self.place, self.step = small, found, step / step[2, 2]
@@ -101,13 +102,14 @@ class Registrar:
     def is_cut(self, small: np.ndarray, found: np.ndarray, most: float) -> bool:
         """Whether a reduced frame, registered by `found`, shows another scene than the anchor.
 
-        A difference far above the recent ones is not enough: it rises with a jerk or another gain too.
+        A difference far above the recent ones is not enough: it rises with a jerk or another gain too. Where
+        a pan is not registered, it grows from frame to frame.
         most: see `most_of`
         """
-        usual = np.median(self.recent) if self.recent else np.inf
+        largest = max(self.recent, default=np.inf)
         if most:
             self.recent.append(most)
-        if most <= self.settings.jump * usual:
+        if most <= self.settings.jump * largest:
             return False
         seen = footprint(found, small.shape)
         return likeness(self.anchor, warped(small, found), seen) < self.settings.likeness
