@@ -29,6 +29,8 @@ from loss import create_loss
 from metrics import create_metric
 from metrics.protocols import protocol_lines
 from model import create_model, list_models
+from tools import compare_moving
+from tools.compare_moving import Detector
 from utils import registry
 from utils.cli import typed_settings
 from utils.engine.candidates import Candidate
@@ -159,7 +161,8 @@ def result_commands() -> list[list[str]]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="takes bash")
 def test_the_trainings_on_daub_are_those_of_the_table():
-    *trainings, tested = result_commands()
+    trainings = [words for words in result_commands() if words[0] == "train.py"]
+    (tested,) = (words for words in result_commands() if words[0] == "test.py")
     assert [words[:3] for words in trainings] == [
         ["train.py", "--model_names", model] for model in ("STMENet", "SSTNet", "ResUNet-DTUM")
     ]
@@ -177,6 +180,17 @@ def test_the_trainings_on_daub_are_those_of_the_table():
         epochs[words[2]] = (chosen.epochs, recipe.sampling.sample_rate, recipe.sampling.patch)
     side = 128  # of patches in the letterbox
     assert epochs == {"STMENet": (10, 1, side), "SSTNet": (5, 0.5, side), "ResUNet-DTUM": (4, 1, 96)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="takes bash")
+def test_the_comparisons_on_moving_cameras_are_those_of_the_table():
+    commands = [words for words in result_commands() if words[0] == "tools/compare_moving.py"]
+    asked = [compare_moving.parse(words[1:]) for words in commands]
+    detectors = [Detector.of(word).title for args in asked for word in args.detectors]
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| DAUB t")]
+    shown = {row[2].strip() for row in rows}
+    assert shown == set(detectors)
 
 
 @pytest.mark.parametrize("words", [w for w in ALL if w.script not in COMMANDS], ids=str)
