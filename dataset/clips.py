@@ -61,11 +61,7 @@ class TrainingClips(Dataset):
             sample = augmentation(sample, drawn.draw)
         sample = self._patch(sample.only(self.view.predicted(drawn.frames)), drawn.draw, name)
 
-        if drawn.sequence not in self._normalisations:
-            self._normalisations[drawn.sequence] = self.view.normalisation(
-                self.data.constants, frames.statistics
-            )
-        images = self._normalisations[drawn.sequence](sample.images)
+        images = self._normalisation(drawn.sequence)(sample.images)
         sample = sample.padded(self.view.pad_time(images, drawn.padding), drawn.padding)
         for augmentation in self._stage("clip"):
             sample = augmentation(sample, drawn.draw)
@@ -81,11 +77,13 @@ class TrainingClips(Dataset):
     def cache_steps(self) -> list[Callable[[], None]]:
         """For each sequence a call that makes or checks its files of the cache, by reading a frame."""
 
-        def read(frames: SequenceFrames) -> None:
+        def read(number: int) -> None:
+            frames = self.frames[number]
             frames.image(0)
             self.task.truth(frames, [0], self.recipe)
+            self._normalisation(number)
 
-        return [partial(read, frames) for frames in self.frames if frames.cache]
+        return [partial(read, number) for number, frames in enumerate(self.frames) if frames.cache]
 
     def collate(self, items: list[dict]) -> dict:
         """A batch: clips [B, C, T, h, w], targets as `task.batch` gives them, names in a list.
@@ -121,6 +119,14 @@ class TrainingClips(Dataset):
         size = (side, side) if side else self.view.placed_size
         for augmentation in self.augmentations if size else ():
             augmentation.check(size)
+
+    def _normalisation(self, number: int) -> Normalisation:
+        """That of a sequence; its gray values are measured on first use, where nobody gives them."""
+        if number not in self._normalisations:
+            self._normalisations[number] = self.view.normalisation(
+                self.data.constants, self.frames[number].statistics
+            )
+        return self._normalisations[number]
 
     def _stage(self, stage: str) -> list[Augmentation]:
         return [augmentation for augmentation in self.augmentations if augmentation.stage == stage]

@@ -192,8 +192,18 @@ class SequenceFrames:
         return self.view.fit_boxes(boxes, self.file_size, labels)
 
     def statistics(self) -> tuple[float, float]:
-        """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames."""
-        return gray_statistics([self._pixels("images", place) for place in evenly_spaced(len(self))])
+        """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames.
+
+        With a cache they are measured once, ever.
+        """
+
+        def measured() -> tuple[float, float]:
+            return gray_statistics([self._pixels("images", place) for place in evenly_spaced(len(self))])
+
+        if self.cache is None:
+            return measured()
+        mean, std = self._cached("images").kept("statistics", measured)
+        return mean, std
 
     # ---------------------------------------------------------------- private
 

@@ -138,6 +138,7 @@ class TestVideo(VideoGeometry):
         def read() -> None:
             self.frames.image(0)
             self.truth(0)
+            _ = self.normalisation
 
         return [read] if self.frames.cache else []
 
