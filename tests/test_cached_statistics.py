@@ -1,4 +1,4 @@
-"""Statistics of a sequence are measured once, ever, with a cache: kept in a file that is checked as frames are."""
+"""With a cache the statistics of a sequence are measured once, ever, and kept in a file that is checked."""
 
 import json
 import os
