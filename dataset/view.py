@@ -13,12 +13,13 @@ from torch import Tensor
 from dataset.alignment import Alignment
 from dataset.io import gray_values
 from dataset.normalisation import Normalisation
-from dataset.sampling import ClipFrames, frame_numbers, test_windows
+from dataset.sampling import ClipFrames, ClipsAround, frame_numbers, test_windows
 from dataset.sequence import Sequence
 from utils.errors import UserError
 from utils.grid import EXACT, Grid
 from utils.recipe.schema import ViewSettings
 
+Clips = list[ClipFrames] | ClipsAround
 Size = tuple[int, int]  # height and width, or row and column
 
 AROUND = {"images": 128, "masks": 0}  # gray values around a letterboxed frame, as published
@@ -70,15 +71,13 @@ class View:
 
     # ---------------------------------------------------------------- which frames
 
-    def clips(self, sequence: Sequence) -> list[ClipFrames]:
+    def clips(self, sequence: Sequence) -> Clips:
         """The clips by which a sequence is tested: windows, or one around each frame as key frame."""
         images = sequence.images
         frames, key = self.settings.frames, self.settings.key
         if key == "all":
             return [ClipFrames.window(*window) for window in test_windows(len(images), frames)]
-        numbers = frame_numbers(images, self.settings.neighbours)
-        history = self.history(sequence)
-        return [ClipFrames.around(numbers, place, frames, key, history) for place in range(len(images))]
+        return ClipsAround(images, self.settings.neighbours, frames, key, self.history(sequence))
 
     def starts_before(self, sequence: Sequence) -> int:
         """How many of the clips around its frames begin before its first one."""
