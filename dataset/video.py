@@ -100,6 +100,8 @@ class TestVideo(VideoGeometry):
         self.registrar = mode and Registrar(mode)
         self._motions: list[Motion] = []
         self._measuring = threading.Lock()
+        self._expected: frozenset[str] | None = None  # kinds of truth
+        self._truths: dict[int, dict[str, np.ndarray | None]] = {}  # that were read and not yet asked for
 
     def motion(self, index: int) -> Motion:
         """How the background moved from the frame before to this one; the identity where nothing registers.
@@ -126,7 +128,14 @@ class TestVideo(VideoGeometry):
 
     def __iter__(self) -> Iterator[tuple[ClipFrames, Tensor]]:
         recent: dict[int, np.ndarray] = {}  # frames of the last clip, by place
+        self._truths.clear()
+        self._read_to = 0  # the frames before it have their truth read
         return one_ahead(self._clip(clip, recent) for clip in self.clips)
+
+    def expect(self, kinds: Collection[str]) -> None:
+        """Let the thread that reads clips read what `truth(index, kinds)` gives of their frames as well."""
+        self._expected = frozenset(kinds)
+        self._truths.clear()
 
     def picture(self, index: int) -> np.ndarray:
         """Gray levels of a frame as its file has it, float32 [H, W]."""
@@ -145,15 +154,21 @@ class TestVideo(VideoGeometry):
     def truth(self, index: int, kinds: Collection[str] = ()) -> dict[str, np.ndarray | None]:
         """The truth of a frame at its original size.
 
-        "mask" [H, W] of 0 and 1; "centroid_map" [H, W]; and, where `kinds` asks for them, "boxes" [N, 4] and
-        "centroids" [N, 2] of the targets, "identities" [N, 3]: row, column and number of each, and
-        "round_trip_mask": the mask after the letterbox and back, float32 in 0..1. None where the sequence
-        does not tell, as of identities in a frame of several targets that have none.
+        "mask" [H, W] of 0 and 1; "centroid_map" [H, W], where there is no mask or `kinds` asks for it; and,
+        where it does, "boxes" [N, 4] and "centroids" [N, 2] of the targets, "identities" [N, 3]: row, column
+        and number of each, and "round_trip_mask": the mask after the letterbox and back, float32 in 0..1.
+        None where the sequence does not tell, as of identities in a frame of several targets that have none.
         """
+        ahead = self._truths.pop(index, None)
+        return self._truth(index, kinds) if ahead is None or self._expected != frozenset(kinds) else ahead
+
+    def _truth(self, index: int, kinds: Collection[str]) -> dict[str, np.ndarray | None]:
         sequence = self.originals.sequence
         mask = self.originals.mask(index) if sequence.masks is not None else None
-        is_same = mask is not None and sequence.centroids is None  # decoded once
-        truth = {"mask": mask, "centroid_map": mask if is_same else self.originals.centroid_map(index)}
+        truth = {"mask": mask}
+        if mask is None or "centroid_map" in kinds:
+            is_same = mask is not None and sequence.centroids is None  # decoded once
+            truth["centroid_map"] = mask if is_same else self.originals.centroid_map(index)
         if {"centroids", "identities"} & set(kinds):
             points = self.originals.points(index) if mask is None else component_centroids(mask)
             truth |= {"centroids": points} if "centroids" in kinds else {}
@@ -190,6 +205,10 @@ class TestVideo(VideoGeometry):
         for place in clip.places:
             if place not in recent:
                 recent[place] = self.frames.image(place)
+        if self._expected is not None:
+            for index in range(max(clip.first, self._read_to), clip.first + clip.count):
+                self._truths[index] = self._truth(index, self._expected)
+                self._read_to = index + 1
         pixels = np.stack([recent[place] for place in clip.places])
         return self.input_of(clip, pixels, self.normalisation)
 
