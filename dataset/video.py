@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dataset.frames import SequenceFrames
@@ -28,7 +29,12 @@ T = TypeVar("T")
 
 
 class VideoGeometry(ABC):
-    """How frames of a video become the network's input, and how what it finds comes back to their pixels."""
+    """How frames of a video become the network's input, and how what it finds comes back to their pixels.
+
+    device: where clips are made; to another one than the CPU frames are sent as their files have them
+    """
+
+    device = torch.device("cpu")
 
     def __init__(self, name: str, settings: ViewSettings):
         self.name, self.view = name, View.of(settings, "test")
@@ -45,13 +51,19 @@ class VideoGeometry(ABC):
 
         The frames of a window that was aligned know how to bring what is predicted of them back.
         """
+
+        def applied(pixels: np.ndarray) -> Tensor:
+            if self.device.type == "cpu":
+                return self.view.apply(pixels, normalisation, self.name)[None]
+            return self.view.apply_on(pixels, normalisation, self.device, self.name)[None]
+
         alignment = self.view.alignment(pixels, self.size)
         if alignment is None:
-            return clip, self.view.apply(pixels, normalisation, self.name)[None]
-        aligned = self.view.apply(alignment.frames(pixels), normalisation, self.name)[None]
+            return clip, applied(pixels)
+        aligned = applied(alignment.frames(pixels))
         if self.view.settings.key != "all":  # the predicted frame is the one that the others are aligned to
             return replace(clip, is_aligned=True), aligned
-        plain = None if alignment.sees_all else self.view.apply(pixels, normalisation, self.name)[None]
+        plain = None if alignment.sees_all else applied(pixels)
         return replace(clip, is_aligned=True, alignment=alignment, as_it_is=plain), aligned
 
     @property

@@ -265,6 +265,26 @@ class View:
         images = self.pad_time(images, (0, self.settings.frames - len(pixels)))
         return self.tensor(self.pad(images, name))
 
+    def apply_on(
+        self, pixels: np.ndarray, normalisation: Normalisation, device: torch.device, name: str = ""
+    ) -> Tensor:
+        """The same on a device: one channel is sent as the frames have it, the rest is done there.
+
+        Nothing waits for it. The values are those of `apply`.
+        """
+        frames = torch.from_numpy(pixels)
+        frames = frames.pin_memory() if torch.cuda.is_available() else frames
+        images = normalisation.of_tensor(frames.to(device, non_blocking=True))
+        height, width = pixels.shape[-2:]
+        whole = self._padded_size((height, width), name)
+        if missing := self.settings.frames - len(pixels):
+            last = images[..., -1:, :, :]
+            last = last if self.settings.padding == "repeat" else torch.zeros_like(last)
+            images = torch.cat([images, *[last] * missing], dim=-3)
+        if whole != (height, width):
+            images = F.pad(images, (0, whole[1] - width, 0, whole[0] - height))
+        return images.expand(self.settings.channels, -1, -1, -1)
+
     def pad_time(self, images: np.ndarray, padding: tuple[int, int]) -> np.ndarray:
         """Normalised frames [..., n, H, W] with (before, after) frames more: zeros, or those at the ends."""
         mode = {"zeros": "constant", "repeat": "edge"}[self.settings.padding]
