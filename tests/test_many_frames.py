@@ -4,6 +4,7 @@ import pickle
 import tracemalloc
 from pathlib import Path
 
+import naive_files
 import numpy as np
 import pytest
 from recipes import view_of
@@ -12,7 +13,7 @@ from test_clips import numbered_sequence, set_of, unread_sequence
 import dataset.sampling
 from dataset import create_dataset
 from dataset.files import Files, folders_of, names_of, stems_of
-from dataset.layout import list_images, natural_key, natural_order
+from dataset.layout import in_order, list_images, natural_key, natural_order
 from dataset.pairing import pair
 from dataset.sampling import ClipFrames, EveryClip, KeyFrameSampler, WindowSampler, training_windows
 
@@ -74,6 +75,18 @@ def test_the_natural_order_of_random_texts():
         begin = "".join(rng.choice(list("a10"), 2))
         texts = [begin + text for text in texts]
         assert natural_order(texts) == sorted(texts, key=natural_key)
+
+
+def test_frames_are_listed_and_paired_as_before():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        names = [
+            f"{rng.choice(['', 'a', 'b1_'])}{n:0{rng.integers(1, 4)}d}.png"
+            for n in range(rng.integers(1, 20))
+        ]
+        expected = [naive_files.in_order(Path(kind), names) for kind in ("images", "masks")]
+        found = [in_order(Path(kind), rng.permutation(names).tolist()) for kind in ("images", "masks")]
+        assert found == expected and pair(*found) == naive_files.pair(*expected)
 
 
 def test_frames_and_masks_of_equal_names_share_them(tmp_path):
