@@ -1,8 +1,9 @@
 """Decoded frames in memory-mapped files, so that each frame is decoded once, ever.
 
 A file is a .npy of all frames of one sequence, followed by what it was made of and a checksum of each frame.
-It is checked before it is used, and made anew where it is damaged or its images have changed. Nothing can
-be done for a process whose file is cut short while it is mapped: the system ends it (SIGBUS).
+It is checked before it is used, and made anew where it is damaged or its images have changed; so is a small
+file beside it of what was measured of them. Nothing can be done for a process whose file is cut short while
+it is mapped: the system ends it (SIGBUS).
 """
 
 import contextlib
@@ -27,10 +28,10 @@ import torch
 from tqdm import tqdm
 
 from utils.errors import UserError, reason
-from utils.files import remove_abandoned, replacing
+from utils.files import plain, read_json, remove_abandoned, replacing, write_json
 
 FORMAT = 2  # of the files; raise it, too, when frames are decoded to other values than before
-FILE_NAME = re.compile(r"[0-9a-f]{32}(-v(?P<format>\d+))?\.npy")
+FILE_NAME = re.compile(r"[0-9a-f]{32}(-v(?P<format>\d+))?(\.npy|\.[a-z]+\.json)")
 END = struct.Struct("<8sII")  # a file's last bytes: MAGIC, length and checksum of the description before them
 MAGIC = b"frames\0\0"
 SAMPLE = 4096  # bytes at either end of an image file by which a change is noticed
@@ -74,6 +75,23 @@ class CachedFrames:
                 self._refuse()
             self._is_checked[index] = True
         return self._frames[index]
+
+    def kept(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What `measure` gives of the frames, plain values; kept under the name in a file beside theirs.
+
+        It is measured once, and anew where that file is damaged or the images have changed.
+        """
+        path = self.path.with_suffix(f".{name}.json")
+        with contextlib.suppress(UserError, KeyError, TypeError):  # it is missing, or damaged anyhow
+            content = read_json(path)
+            if content["check"] == value_check(self._fingerprint, content["value"]):
+                with contextlib.suppress(OSError):  # the file may be another user's
+                    os.utime(path)  # it is in use
+                return content["value"]
+        value = plain(measure())
+        with contextlib.suppress(UserError):  # the folder cannot be written: it is measured again
+            write_json(path, {"check": value_check(self._fingerprint, value), "value": value})
+        return value
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the mapped file, which a process that is sent this object opens for itself."""
@@ -186,6 +204,11 @@ def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
+def value_check(fingerprint: str, value: Any) -> int:
+    """A checksum of a value that was measured of the images with this fingerprint."""
+    return zlib.crc32(json.dumps([fingerprint, value]).encode())
+
+
 def reserve(file: BinaryIO, size: int) -> None:
     """Set the file's space on the disk aside, so that a full one is noticed before all is decoded.
 
@@ -242,7 +265,7 @@ def cache_folder(folder: Path) -> Path:
             f"cannot make the cache folder {folder}: {reason(error)}; use another --cache_dir"
         ) from None
     remove_abandoned(folder)
-    for path in folder.glob("*.npy"):
+    for path in folder.iterdir():
         found = FILE_NAME.fullmatch(path.name)
         with contextlib.suppress(OSError):  # another process may be faster, the folder may be read-only
             if found and (int(found["format"] or 1) < FORMAT or time.time() - path.stat().st_mtime > UNUSED):

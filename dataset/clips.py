@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dataset.augment import Augmentation, create_augmentations
-from dataset.frames import FrameMemory, SequenceFrames
+from dataset.frames import FrameMemory, SequenceFrames, SequencePart
 from dataset.normalisation import Normalisation
 from dataset.sample import Batch, Sample
 from dataset.sampling import DrawnClip, EveryClip, KeyFrameSampler, WindowSampler, frame_numbers
@@ -55,17 +56,8 @@ class TrainingClips(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         drawn = self.sampler(*key)
-        frames, name = self.frames[drawn.sequence], self.data[drawn.sequence].name
-        sample = self._read(drawn)
-        for augmentation in self._stage("pixels"):
-            sample = augmentation(sample, drawn.draw)
-        sample = self._patch(sample.only(self.view.predicted(drawn.frames)), drawn.draw, name)
-
-        if drawn.sequence not in self._normalisations:
-            self._normalisations[drawn.sequence] = self.view.normalisation(
-                self.data.constants, frames.statistics
-            )
-        images = self._normalisations[drawn.sequence](sample.images)
+        name, sample = self.data[drawn.sequence].name, self._sample(drawn)
+        images = self._normalisation(drawn.sequence)(sample.images)
         sample = sample.padded(self.view.pad_time(images, drawn.padding), drawn.padding)
         for augmentation in self._stage("clip"):
             sample = augmentation(sample, drawn.draw)
@@ -81,11 +73,13 @@ class TrainingClips(Dataset):
     def cache_steps(self) -> list[Callable[[], None]]:
         """For each sequence a call that makes or checks its files of the cache, by reading a frame."""
 
-        def read(frames: SequenceFrames) -> None:
+        def read(number: int) -> None:
+            frames = self.frames[number]
             frames.image(0)
             self.task.truth(frames, [0], self.recipe)
+            self._normalisation(number)
 
-        return [partial(read, frames) for frames in self.frames if frames.cache]
+        return [partial(read, number) for number, frames in enumerate(self.frames) if frames.cache]
 
     def collate(self, items: list[dict]) -> dict:
         """A batch: clips [B, C, T, h, w], targets as `task.batch` gives them, names in a list.
@@ -122,6 +116,14 @@ class TrainingClips(Dataset):
         for augmentation in self.augmentations if size else ():
             augmentation.check(size)
 
+    def _normalisation(self, number: int) -> Normalisation:
+        """That of a sequence; its gray values are measured on first use, where nobody gives them."""
+        if number not in self._normalisations:
+            self._normalisations[number] = self.view.normalisation(
+                self.data.constants, self.frames[number].statistics
+            )
+        return self._normalisations[number]
+
     def _stage(self, stage: str) -> list[Augmentation]:
         return [augmentation for augmentation in self.augmentations if augmentation.stage == stage]
 
@@ -134,18 +136,53 @@ class TrainingClips(Dataset):
         history = [self.view.history(sequence) for sequence in self.data]
         return KeyFrameSampler(numbers, view.frames, view.key, rate, self.seed, history)
 
+    @property
+    def _reads_patches(self) -> bool:
+        """Whether nothing that is done to a clip before its patch is cut needs the rest of the frames."""
+        chosen = self.view.settings
+        needs_whole = chosen.register != "off" or self.sampling.column_quirk or self._stage("pixels")
+        return bool(self.sampling.patch) and not needs_whole
+
+    def _sample(self, drawn: DrawnClip) -> Sample:
+        """The clip with the truth of its predicted frames, augmented, and cut to the patch if there is one.
+
+        All that is drawn is drawn in the same order, whether whole frames are read or the patch alone.
+        """
+        if self._reads_patches:
+            return self._read_patch(drawn)
+        sample = self._read(drawn)
+        for augmentation in self._stage("pixels"):
+            sample = augmentation(sample, drawn.draw)
+        sample = sample.only(self.view.predicted(drawn.frames))
+        return self._patch(sample, drawn.draw, self.data[drawn.sequence].name)
+
+    def _read_patch(self, drawn: DrawnClip) -> Sample:
+        """The patch of the frames, for which the truth of the key frame alone is read as a whole."""
+        frames, places = self.frames[drawn.sequence], drawn.frames.places
+        predicted = self.view.predicted(drawn.frames)
+        key = predicted[len(predicted) // 2]
+        whole = Sample(frames.image(places[key])[None], (key,), key, **self._truth(frames, drawn, (key,)))
+        corner = patch_corner(whole, self.sampling, drawn.draw, frames.sequence.name)
+        part = SequencePart(frames, corner, self.sampling.patch)
+        return Sample(part.pixels(places), predicted, key, **self._truth(part, drawn, predicted))
+
     def _read(self, drawn: DrawnClip) -> Sample:
         """The frames as the view places them, with the truth that augmentations and the task need."""
         frames, places = self.frames[drawn.sequence], drawn.frames.places
         predicted = self.view.predicted(drawn.frames)
         needs_all = any(augmentation.needs_truth for augmentation in self.augmentations)
         truth = tuple(range(len(places))) if needs_all else predicted
-        found = self.task.truth(frames, [places[i] for i in truth], self.recipe)
-        pixels = frames.pixels(places)
+        pixels, found = frames.pixels(places), self._truth(frames, drawn, truth)
         if alignment := self.view.alignment(pixels, frames.file_size):
             pixels = alignment.frames(pixels)
             found = {kind: getattr(alignment, kind)(shown, truth) for kind, shown in found.items()}
         return Sample(pixels, truth, predicted[len(predicted) // 2], **found)
+
+    def _truth(
+        self, frames: SequenceFrames | SequencePart, drawn: DrawnClip, truth: tuple[int, ...]
+    ) -> dict[str, Any]:
+        """What augmentations and the task need of the frames at the places `truth` of the clip."""
+        return self.task.truth(frames, [drawn.frames.places[place] for place in truth], self.recipe)
 
     def _patch(self, sample: Sample, draw: np.random.Generator, name: str) -> Sample:
         """The sample with the recipe's defect and its patch, if it has them."""

@@ -10,6 +10,7 @@ from dataset.cache import CachedFrames
 from dataset.io import gray_values, read_gray, read_size
 from dataset.masks import read_centroid_map, read_mask
 from dataset.normalisation import gray_statistics
+from dataset.sample import cut_boxes
 from dataset.sampling import SIMULATED, evenly_spaced
 from dataset.sequence import Sequence
 from dataset.simulated import read_simulated
@@ -17,6 +18,9 @@ from dataset.view import View
 from utils.boxes import MIN_SIDE, component_boxes, filled, lengthened
 from utils.errors import UserError
 from utils.recipe.schema import ViewSettings
+
+Area = tuple[slice, slice]  # rows and columns
+WHOLE = np.s_[:, :]
 
 
 class FrameMemory:
@@ -39,6 +43,33 @@ class FrameMemory:
         while self.held > self.limit:
             self.held -= self._frames.pop(next(iter(self._frames))).nbytes
         return pixels
+
+
+class SequencePart:
+    """A square of all frames of a sequence: what training reads of frames and truth, without the rest.
+
+    corner: row and column of its first pixel
+    """
+
+    def __init__(self, frames: "SequenceFrames", corner: tuple[int, int], side: int):
+        self.frames, self.corner, self.side = frames, corner, side
+        self.area = tuple(slice(first, first + side) for first in corner)
+
+    def pixels(self, places: Iterable[int]) -> np.ndarray:
+        """Pixels of several frames, [n, side, side]."""
+        return self.frames.pixels(places, self.area)
+
+    def masks(self, places: Iterable[int]) -> np.ndarray:
+        """Masks of several frames, uint8 [n, side, side] of 0 and 1."""
+        return self.frames.masks(places, self.area)
+
+    def box_masks(self, places: Iterable[int]) -> np.ndarray:
+        """The same where a sequence has masks, else the filled boxes."""
+        return self.frames.box_masks(places, self.area)
+
+    def input_boxes(self, index: int, labels: str = "float") -> np.ndarray:
+        """The boxes of one frame whose centres lie in the square, cut at its border, float64 [N, 4]."""
+        return cut_boxes(self.frames.input_boxes(index, labels), np.array(self.corner), self.side)
 
 
 class SequenceFrames:
@@ -75,10 +106,10 @@ class SequenceFrames:
         """(height, width) of the frames and masks that this object gives."""
         return self.view.placement(self.file_size).placed
 
-    def pixels(self, places: Iterable[int]) -> np.ndarray:
-        """Pixels of several frames as `image` gives them, [n, H, W]; each is read once."""
+    def pixels(self, places: Iterable[int], area: Area = WHOLE) -> np.ndarray:
+        """Pixels of several frames as `image` gives them, [n, H, W], or of an area of each; read once."""
         places = list(places)
-        decoded = {place: self.image(place) for place in dict.fromkeys(places)}
+        decoded = {place: self.image(place)[area] for place in dict.fromkeys(places)}
         return np.stack([decoded[place] for place in places])
 
     def images(self, start: int, stop: int) -> np.ndarray:
@@ -112,19 +143,19 @@ class SequenceFrames:
             )
         return np.stack([self.view.fit(frame, "images") for frame in frames])
 
-    def masks(self, places: Iterable[int]) -> np.ndarray:
-        """Masks of several frames, uint8 [n, H, W] of 0 and 1."""
-        return np.stack([self.mask(place) for place in places])
+    def masks(self, places: Iterable[int], area: Area = WHOLE) -> np.ndarray:
+        """Masks of several frames, or of an area of each, uint8 [n, H, W] of 0 and 1."""
+        return np.stack([self.mask(place, area) for place in places])
 
-    def box_masks(self, places: Iterable[int]) -> np.ndarray:
+    def box_masks(self, places: Iterable[int], area: Area = WHOLE) -> np.ndarray:
         """The same where a sequence has masks, else the filled boxes."""
         if self.sequence.masks is not None:
-            return self.masks(places)
-        return np.stack([filled(self.input_boxes(place), self.size) for place in places])
+            return self.masks(places, area)
+        return np.stack([filled(self.input_boxes(place), self.size)[area] for place in places])
 
-    def mask(self, index: int) -> np.ndarray:
-        """Mask of one frame, uint8 [H, W] of 0 and 1."""
-        return (self._pixels("masks", index) > 0).astype(np.uint8)
+    def mask(self, index: int, area: Area = WHOLE) -> np.ndarray:
+        """Mask of one frame, or of an area of it, uint8 [H, W] of 0 and 1."""
+        return (self._pixels("masks", index)[area] > 0).view(np.uint8)
 
     def centroid_map(self, index: int) -> np.ndarray | None:
         """What target-level metrics take as truth, [H, W]: file values where the data set has centroid maps,
@@ -192,8 +223,18 @@ class SequenceFrames:
         return self.view.fit_boxes(boxes, self.file_size, labels)
 
     def statistics(self) -> tuple[float, float]:
-        """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames."""
-        return gray_statistics([self._pixels("images", place) for place in evenly_spaced(len(self))])
+        """(mean, standard deviation) of the gray values of up to 32 evenly spaced frames.
+
+        With a cache they are measured once, ever.
+        """
+
+        def measured() -> tuple[float, float]:
+            return gray_statistics([self._pixels("images", place) for place in evenly_spaced(len(self))])
+
+        if self.cache is None:
+            return measured()
+        mean, std = self._cached("images").kept("statistics", measured)
+        return mean, std
 
     # ---------------------------------------------------------------- private
 

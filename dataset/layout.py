@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dataset.files import Files
 from dataset.masks import STRICT, MaskRule
 from dataset.pairing import frame_name, pair
 from dataset.refusals import each
@@ -21,13 +22,25 @@ from utils.registry import fold
 
 IMAGE_SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 SHIPPED_LISTS = Path(__file__).parent / "splits"
+DIGITS = re.compile(r"(\d+)")
 GIVE_FOLDER = "give the data set's folder or its parent"
 
 
 def natural_key(text: str) -> tuple:
     """Sort key that counts: "2.png" comes before "10.png"."""
-    parts = re.split(r"(\d+)", text)
+    parts = DIGITS.split(text)
     return [int(part) if part.isdecimal() else part for part in parts], text
+
+
+def natural_order(texts: Iterable[str]) -> list[str]:
+    """Texts sorted by their natural keys; those of one beginning and a number each are sorted faster."""
+    texts = list(texts)
+    common = os.path.commonprefix(texts).rstrip("0123456789")
+    numbers = [text[len(common) :] for text in texts]
+    is_plain = not common[-1:].isdecimal()  # as digits of other scripts, which count with those after them
+    if is_plain and all(number.isascii() and number.isdecimal() for number in numbers):
+        return [text for _, text in sorted(zip(map(int, numbers), texts, strict=True))]
+    return sorted(texts, key=natural_key)
 
 
 def is_image_name(name: str) -> bool:
@@ -64,7 +77,7 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
     return [folder / name for name in sorted(e.name for e in scan(folder)) if name.endswith(suffix)]
 
 
-def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
+def list_images(folder: Path, content: str = "frames") -> Files:
     """The image files in `folder`, in natural order; `content` names them in errors.
 
     Raises UserError when the folder is missing, empty or unreadable, when what bears the name of an image is
@@ -83,16 +96,15 @@ def list_images(folder: Path, content: str = "frames") -> tuple[Path, ...]:
     return in_order(folder, (entry.name for entry in entries))
 
 
-def in_order(folder: Path, names: Iterable[str]) -> tuple[Path, ...]:
+def in_order(folder: Path, names: Iterable[str]) -> Files:
     """Image files of a folder in natural order. Raises UserError when two differ in the suffix alone."""
-    names = sorted(names, key=lambda name: natural_key(Path(name).stem))
-    for before, name in zip(names, names[1:], strict=False):
-        if Path(before).stem == Path(name).stem:
-            raise UserError(f"{folder} holds both {before} and {name}; keep one of them")
-    paths = tuple(folder / name for name in names)
-    for path in paths:
-        str(path)  # which a path keeps: now, not one after the other while frames are read
-    return paths
+    by_stem: dict[str, str] = {}
+    for name in names:
+        stem, _ = os.path.splitext(name)
+        other = by_stem.setdefault(stem, name)
+        if other is not name:
+            raise UserError(f"{folder} holds both {other} and {name}; keep one of them")
+    return Files(folder, (by_stem[stem] for stem in natural_order(by_stem)))
 
 
 def find_root(root: Path, *names: str, remedy: str = GIVE_FOLDER) -> Path:

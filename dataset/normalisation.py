@@ -6,6 +6,8 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from dataset.io import gray_values
 
@@ -34,6 +36,24 @@ class Normalisation:
             values = np.stack([self._values(gray, mean, std) for mean, std in self._channels])
         return values if isinstance(self.mean, tuple) else values[0]
 
+    def of_tensor(self, pixels: Tensor) -> Tensor:
+        """The same values of the same pixels as a tensor on any device, by the same steps there.
+
+        Numbers are tensors of the device: divided by a Python number, a GPU multiplies by its inverse.
+        """
+        gray = pixels.to(torch.float32)
+        if pixels.dtype == torch.uint16:
+            gray = gray / filled_like(gray, 257)
+        values = torch.stack([self._tensor_values(gray, mean, std) for mean, std in self._channels])
+        return values if isinstance(self.mean, tuple) else values[0]
+
+    def _tensor_values(self, gray: Tensor, mean: float, std: float) -> Tensor:
+        if self.scale is None:
+            return (gray - filled_like(gray, mean)) / filled_like(gray, std)
+        fractions = (gray / filled_like(gray, self.scale)).double()
+        centred = (fractions - filled_like(fractions, mean)).float().double()
+        return (centred / filled_like(centred, std)).float()
+
     def _looked_up(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 pixels [...] to [C, ...] by tables; OpenCV's look-up is many times faster than NumPy's."""
         values = np.empty((len(self._tables), *pixels.shape), np.float32)
@@ -59,6 +79,11 @@ class Normalisation:
         fractions = (gray / np.float32(self.scale)).astype(np.float64)
         centred = (fractions - mean).astype(np.float32)
         return (centred / np.float64(std)).astype(np.float32)
+
+
+def filled_like(values: Tensor, number: float) -> Tensor:
+    """A number as a tensor [] of the same dtype and device, for which nothing is sent there."""
+    return torch.full((), number, dtype=values.dtype, device=values.device)
 
 
 def gray_statistics(frames: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -5,9 +5,10 @@ reader of one that does not must say by which function of the names they belong 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from dataset.files import Files, stems_of
 from utils.errors import UserError
 
 
@@ -26,11 +27,15 @@ def few(names: Iterable[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def pair(frames: tuple[Path, ...], others: tuple[Path, ...], content: str = "mask") -> tuple[Path, ...]:
+def pair(frames: Sequence[Path], others: Sequence[Path], content: str = "mask") -> Sequence[Path]:
     """For every frame the file of its name: of its stem, else of its `frame_name` where that is clear.
 
     Raises UserError naming the first files on both sides that have no partner.
     """
+    wanted, found = stems_of(frames), stems_of(others)
+    if wanted == found and len(set(wanted)) == len(wanted):
+        of_folders = isinstance(frames, Files) and isinstance(others, Files)
+        return others.named_as(frames) if of_folders else others
     for name_of in (lambda path: path.stem, frame_name):
         wanted, named = [name_of(frame) for frame in frames], {name_of(path): path for path in others}
         if named.keys() == set(wanted) and len(wanted) == len(named) == len(others):

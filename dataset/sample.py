@@ -41,10 +41,7 @@ class Sample:
         if self.boxes is not None:
             x1, y1, x2, y2 = self.boxes[place].T
             return self.boxes[place], np.stack([y1 + y2 - 1, x1 + x2 - 1], axis=1) / 2
-        mask = (self.masks[place] > 0).astype(np.uint8)
-        _, _, statistics, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        left, top, width, height = statistics[1:, :4].T
-        return np.stack([left, top, left + width, top + height], axis=1), centres[1:, ::-1]
+        return outlined(self.masks[place] > 0)
 
     def key_pixels(self) -> np.ndarray:
         """Row and column [N, 2] of each target pixel of the key frame; of samples with masks."""
@@ -84,6 +81,23 @@ class Sample:
             none = (np.zeros((0, 4)),)
             boxes = none * before + boxes + none * after
         return Sample(images, truth, self.key + before, masks, boxes)
+
+
+def outlined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [N, 4] and centroids [N, 2] of the components of a bool mask [H, W], in the order of OpenCV.
+
+    That order is of blocks of 2x2 pixels; which target a patch is drawn around depends on it.
+    """
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    if not rows.size:
+        return np.zeros((0, 4), np.int32), np.zeros((0, 2))
+    top, left = first = rows[0] // 2 * 2, columns[0] // 2 * 2  # so that the blocks stay the same
+    part = mask[top : rows[-1] + 1, left : columns[-1] + 1].view(np.uint8)
+    _, _, statistics, centres = cv2.connectedComponentsWithStats(part, connectivity=8)
+    x, y, width, height, area = statistics[1:].T
+    boxes = np.stack([x, y, x + width, y + height], axis=1) + np.tile(first[::-1], 2)
+    sums = np.rint(centres[1:, ::-1] * area[:, None])  # whole numbers: the means are those in the frame
+    return boxes, (sums + np.array(first) * area[:, None]) / area[:, None]
 
 
 def squares(frames: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:

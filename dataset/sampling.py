@@ -1,16 +1,21 @@
 """Which frames go together: windows and clips around a key frame, and the drawing of both for training."""
 
 import re
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dataset.files import stems_of
+
 SIMULATED = 4  # frames before the first one, of sequences that have such
+ENDING_NUMBER = re.compile(r"(\d+)$")
 STATISTICS_FRAMES = 32  # of which gray values are measured
 
 
@@ -91,8 +96,8 @@ def frame_numbers(images: Sequence[Path], neighbours: str = "number") -> list[in
 
     Names without numbers, or with numbers that do not ascend, count by place as well.
     """
-    found = [re.search(r"(\d+)$", path.stem) for path in images]
-    if neighbours == "number" and all(found):
+    found = [ENDING_NUMBER.search(stem) for stem in stems_of(images)] if neighbours == "number" else [None]
+    if all(found):
         numbers = [int(match[1]) for match in found]
         if all(a < b for a, b in pairwise(numbers)):
             return numbers
@@ -128,6 +133,29 @@ def key_frame_clip(
 # ---------------------------------------------------------------- clips for training
 
 
+class ClipsAround(Sequence[ClipFrames]):
+    """The clips around each of the frames of a sequence; each is made when it is asked for.
+
+    images, neighbours: see `frame_numbers`
+    frames, key, history: see `key_frame_clip`
+    """
+
+    def __init__(self, images: Sequence[Path], neighbours: str, frames: int, key: int, history: str):
+        self.images, self.neighbours = images, neighbours
+        self.chosen = frames, key, history
+
+    @cached_property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the frames."""
+        return array("q", frame_numbers(self.images, self.neighbours))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> ClipFrames:
+        return ClipFrames.around(self.numbers, range(len(self))[place], *self.chosen)
+
+
 @dataclass(frozen=True)
 class DrawnClip:
     """A training clip that a sampler drew.
@@ -157,23 +185,27 @@ class WindowSampler:
         self, lengths: Sequence[int], frames: int, include_last: bool, sample_rate: float, seed: int
     ):
         self.frames, self.seed = frames, seed
-        self.candidates = [
-            (number, *window)
-            for number, length in enumerate(lengths)
-            for window in training_windows(length, frames, include_last)
-        ]
-        self.clips_per_epoch = clips_per_epoch(len(self.candidates), sample_rate)
-        extents = np.array([stop - start for _, start, stop in self.candidates], np.float64)
+        of_sequences = [training_windows(length, frames, include_last) for length in lengths]
+        self._ends = places_in([len(windows) for windows in of_sequences])
+        self._windows = np.array([window for own in of_sequences for window in own], np.int32).reshape(-1, 2)
+        self.candidates = len(self._windows)
+        self.clips_per_epoch = clips_per_epoch(self.candidates, sample_rate)
+        extents = np.diff(self._windows)[:, 0].astype(np.float64)
         self._chances = np.cumsum(extents) / extents.sum() if len(extents) else extents
 
     def __call__(self, epoch: int, index: int) -> DrawnClip:
         """Clip `index` of an epoch: the same for the same seed, whatever was drawn before."""
         draw = np.random.default_rng([self.seed, epoch, index])
         window = int(np.searchsorted(self._chances, draw.random(), side="right"))
-        number, start, stop = self.candidates[min(window, len(self.candidates) - 1)]
+        number, start, stop = self.window(min(window, self.candidates - 1))
         short = self.frames - (stop - start)
         padding = (0, short) if index % 2 else (short, 0)
         return DrawnClip(number, ClipFrames.window(start, stop), padding, draw)
+
+    def window(self, index: int) -> tuple[int, int, int]:
+        """(sequence, start, stop) of one of all windows."""
+        start, stop = self._windows[index].tolist()
+        return place_of(index, self._ends)[0], start, stop
 
 
 class KeyFrameSampler:
@@ -193,24 +225,26 @@ class KeyFrameSampler:
         seed: int,
         history: Sequence[str] = (),
     ):
-        self.numbers, self.frames, self.key, self.seed = numbers, frames, key, seed
+        self.numbers = [array("q", own) for own in numbers]  # of a million frames, in little memory
+        self.frames, self.key, self.seed = frames, key, seed
         self.history = history or ["repeat"] * len(numbers)
-        self.candidates = [(number, place) for number, n in enumerate(numbers) for place in range(len(n))]
-        self.clips_per_epoch = clips_per_epoch(len(self.candidates), sample_rate)
+        self._ends = places_in([len(n) for n in numbers])
+        self.candidates = int(self._ends[-1]) if len(numbers) else 0
+        self.clips_per_epoch = clips_per_epoch(self.candidates, sample_rate)
         self._order: tuple[int, np.ndarray] | None = None  # an epoch, and the key frames in its order
 
     def __call__(self, epoch: int, index: int) -> DrawnClip:
         """Clip `index` of an epoch: the same for the same seed, whatever was drawn before."""
-        if self.clips_per_epoch < len(self.candidates):
+        if self.clips_per_epoch < self.candidates:
             index = int(self._order_of(epoch)[index])
-        number, place = self.candidates[index % len(self.candidates)]
+        number, place = place_of(index % self.candidates, self._ends)
         numbers, history = self.numbers[number], self.history[number]
         frames = ClipFrames.around(numbers, place, self.frames, self.key, history)
         return DrawnClip(number, frames, (0, 0), np.random.default_rng([self.seed, epoch, index]))
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, permutation([self.seed, epoch], len(self.candidates))
+            self._order = epoch, permutation([self.seed, epoch], self.candidates)
         return self._order[1]
 
 
@@ -222,14 +256,27 @@ class EveryClip:
     """
 
     def __init__(self, clips: Sequence[Sequence[ClipFrames]], frames: int):
-        self.candidates = [(number, clip) for number, own in enumerate(clips) for clip in own]
-        self.frames, self.clips_per_epoch = frames, len(self.candidates)
+        self.clips, self._ends = clips, places_in([len(own) for own in clips])
+        self.candidates = int(self._ends[-1]) if len(clips) else 0
+        self.frames, self.clips_per_epoch = frames, self.candidates
 
     def __call__(self, epoch: int, index: int) -> DrawnClip:
         """Clip `index` of all, whatever the epoch."""
-        number, clip = self.candidates[index]
+        number, place = place_of(index, self._ends)
+        clip = self.clips[number][place]
         short = self.frames - len(clip.places)
         return DrawnClip(number, clip, (0, short), np.random.default_rng(index))
+
+
+def places_in(lengths: Sequence[int]) -> np.ndarray:
+    """For each sequence how many frames, or clips, it has with those before it; int64 [sequences]."""
+    return np.cumsum(np.array(lengths, np.int64))
+
+
+def place_of(index: int, ends: np.ndarray) -> tuple[int, int]:
+    """(sequence, place in it) of frame or clip `index` of all; ends: from `places_in`."""
+    number = int(np.searchsorted(ends, index, side="right"))
+    return number, index - (int(ends[number - 1]) if number else 0)
 
 
 def clips_per_epoch(candidates: int, sample_rate: float) -> int:

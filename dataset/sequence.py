@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dataset.files import names_of
 from dataset.masks import STRICT, MaskRule
 from utils.errors import UserError
 
@@ -40,9 +42,9 @@ class Sequence:
     """
 
     name: str
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...] | None = None
-    centroids: tuple[Path, ...] | None = None
+    images: Items[Path]
+    masks: Items[Path] | None = None
+    centroids: Items[Path] | None = None
     points: tuple[np.ndarray, ...] | None = None
     boxes: tuple[np.ndarray, ...] | None = None
     identities: tuple[np.ndarray, ...] | None = None
@@ -70,7 +72,7 @@ class Sequence:
     @property
     def contents(self) -> str:
         """Its frames and truth in short: "24 frames (names 1f0a93c2), 24 masks, 31 boxes"."""
-        names = hashlib.sha256("\n".join(path.name for path in self.images).encode()).hexdigest()[:8]
+        names = hashlib.sha256("\n".join(names_of(self.images)).encode()).hexdigest()[:8]
         parts = [f"{len(self)} frames (names {names})"]
         parts += [f"{len(getattr(self, kind))} {kind}" for kind in ("masks", "centroids") if self.has([kind])]
         for kind in ("points", "boxes"):

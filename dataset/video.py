@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dataset.frames import SequenceFrames
@@ -28,7 +29,12 @@ T = TypeVar("T")
 
 
 class VideoGeometry(ABC):
-    """How frames of a video become the network's input, and how what it finds comes back to their pixels."""
+    """How frames of a video become the network's input, and how what it finds comes back to their pixels.
+
+    device: where clips are made; to another one than the CPU frames are sent as their files have them
+    """
+
+    device = torch.device("cpu")
 
     def __init__(self, name: str, settings: ViewSettings):
         self.name, self.view = name, View.of(settings, "test")
@@ -45,13 +51,19 @@ class VideoGeometry(ABC):
 
         The frames of a window that was aligned know how to bring what is predicted of them back.
         """
+
+        def applied(pixels: np.ndarray) -> Tensor:
+            if self.device.type == "cpu":
+                return self.view.apply(pixels, normalisation, self.name)[None]
+            return self.view.apply_on(pixels, normalisation, self.device, self.name)[None]
+
         alignment = self.view.alignment(pixels, self.size)
         if alignment is None:
-            return clip, self.view.apply(pixels, normalisation, self.name)[None]
-        aligned = self.view.apply(alignment.frames(pixels), normalisation, self.name)[None]
+            return clip, applied(pixels)
+        aligned = applied(alignment.frames(pixels))
         if self.view.settings.key != "all":  # the predicted frame is the one that the others are aligned to
             return replace(clip, is_aligned=True), aligned
-        plain = None if alignment.sees_all else self.view.apply(pixels, normalisation, self.name)[None]
+        plain = None if alignment.sees_all else applied(pixels)
         return replace(clip, is_aligned=True, alignment=alignment, as_it_is=plain), aligned
 
     @property
@@ -100,6 +112,8 @@ class TestVideo(VideoGeometry):
         self.registrar = mode and Registrar(mode)
         self._motions: list[Motion] = []
         self._measuring = threading.Lock()
+        self._expected: frozenset[str] | None = None  # kinds of truth
+        self._truths: dict[int, dict[str, np.ndarray | None]] = {}  # that were read and not yet asked for
 
     def motion(self, index: int) -> Motion:
         """How the background moved from the frame before to this one; the identity where nothing registers.
@@ -126,7 +140,14 @@ class TestVideo(VideoGeometry):
 
     def __iter__(self) -> Iterator[tuple[ClipFrames, Tensor]]:
         recent: dict[int, np.ndarray] = {}  # frames of the last clip, by place
+        self._truths.clear()
+        self._read_to = 0  # the frames before it have their truth read
         return one_ahead(self._clip(clip, recent) for clip in self.clips)
+
+    def expect(self, kinds: Collection[str]) -> None:
+        """Let the thread that reads clips read what `truth(index, kinds)` gives of their frames as well."""
+        self._expected = frozenset(kinds)
+        self._truths.clear()
 
     def picture(self, index: int) -> np.ndarray:
         """Gray levels of a frame as its file has it, float32 [H, W]."""
@@ -138,21 +159,28 @@ class TestVideo(VideoGeometry):
         def read() -> None:
             self.frames.image(0)
             self.truth(0)
+            _ = self.normalisation
 
         return [read] if self.frames.cache else []
 
     def truth(self, index: int, kinds: Collection[str] = ()) -> dict[str, np.ndarray | None]:
         """The truth of a frame at its original size.
 
-        "mask" [H, W] of 0 and 1; "centroid_map" [H, W]; and, where `kinds` asks for them, "boxes" [N, 4] and
-        "centroids" [N, 2] of the targets, "identities" [N, 3]: row, column and number of each, and
-        "round_trip_mask": the mask after the letterbox and back, float32 in 0..1. None where the sequence
-        does not tell, as of identities in a frame of several targets that have none.
+        "mask" [H, W] of 0 and 1; "centroid_map" [H, W], where there is no mask or `kinds` asks for it; and,
+        where it does, "boxes" [N, 4] and "centroids" [N, 2] of the targets, "identities" [N, 3]: row, column
+        and number of each, and "round_trip_mask": the mask after the letterbox and back, float32 in 0..1.
+        None where the sequence does not tell, as of identities in a frame of several targets that have none.
         """
+        ahead = self._truths.pop(index, None)
+        return self._truth(index, kinds) if ahead is None or self._expected != frozenset(kinds) else ahead
+
+    def _truth(self, index: int, kinds: Collection[str]) -> dict[str, np.ndarray | None]:
         sequence = self.originals.sequence
         mask = self.originals.mask(index) if sequence.masks is not None else None
-        is_same = mask is not None and sequence.centroids is None  # decoded once
-        truth = {"mask": mask, "centroid_map": mask if is_same else self.originals.centroid_map(index)}
+        truth = {"mask": mask}
+        if mask is None or "centroid_map" in kinds:
+            is_same = mask is not None and sequence.centroids is None  # decoded once
+            truth["centroid_map"] = mask if is_same else self.originals.centroid_map(index)
         if {"centroids", "identities"} & set(kinds):
             points = self.originals.points(index) if mask is None else component_centroids(mask)
             truth |= {"centroids": points} if "centroids" in kinds else {}
@@ -189,6 +217,10 @@ class TestVideo(VideoGeometry):
         for place in clip.places:
             if place not in recent:
                 recent[place] = self.frames.image(place)
+        if self._expected is not None:
+            for index in range(max(clip.first, self._read_to), clip.first + clip.count):
+                self._truths[index] = self._truth(index, self._expected)
+                self._read_to = index + 1
         pixels = np.stack([recent[place] for place in clip.places])
         return self.input_of(clip, pixels, self.normalisation)
 

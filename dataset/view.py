@@ -13,12 +13,13 @@ from torch import Tensor
 from dataset.alignment import Alignment
 from dataset.io import gray_values
 from dataset.normalisation import Normalisation
-from dataset.sampling import ClipFrames, frame_numbers, test_windows
+from dataset.sampling import ClipFrames, ClipsAround, frame_numbers, test_windows
 from dataset.sequence import Sequence
 from utils.errors import UserError
 from utils.grid import EXACT, Grid
 from utils.recipe.schema import ViewSettings
 
+Clips = list[ClipFrames] | ClipsAround
 Size = tuple[int, int]  # height and width, or row and column
 
 AROUND = {"images": 128, "masks": 0}  # gray values around a letterboxed frame, as published
@@ -70,15 +71,13 @@ class View:
 
     # ---------------------------------------------------------------- which frames
 
-    def clips(self, sequence: Sequence) -> list[ClipFrames]:
+    def clips(self, sequence: Sequence) -> Clips:
         """The clips by which a sequence is tested: windows, or one around each frame as key frame."""
         images = sequence.images
         frames, key = self.settings.frames, self.settings.key
         if key == "all":
             return [ClipFrames.window(*window) for window in test_windows(len(images), frames)]
-        numbers = frame_numbers(images, self.settings.neighbours)
-        history = self.history(sequence)
-        return [ClipFrames.around(numbers, place, frames, key, history) for place in range(len(images))]
+        return ClipsAround(images, self.settings.neighbours, frames, key, self.history(sequence))
 
     def starts_before(self, sequence: Sequence) -> int:
         """How many of the clips around its frames begin before its first one."""
@@ -265,6 +264,26 @@ class View:
         images = normalisation(pixels)
         images = self.pad_time(images, (0, self.settings.frames - len(pixels)))
         return self.tensor(self.pad(images, name))
+
+    def apply_on(
+        self, pixels: np.ndarray, normalisation: Normalisation, device: torch.device, name: str = ""
+    ) -> Tensor:
+        """The same on a device: one channel is sent as the frames have it, the rest is done there.
+
+        Nothing waits for it. The values are those of `apply`.
+        """
+        frames = torch.from_numpy(pixels)
+        frames = frames.pin_memory() if torch.cuda.is_available() else frames
+        images = normalisation.of_tensor(frames.to(device, non_blocking=True))
+        height, width = pixels.shape[-2:]
+        whole = self._padded_size((height, width), name)
+        if missing := self.settings.frames - len(pixels):
+            last = images[..., -1:, :, :]
+            last = last if self.settings.padding == "repeat" else torch.zeros_like(last)
+            images = torch.cat([images, *[last] * missing], dim=-3)
+        if whole != (height, width):
+            images = F.pad(images, (0, whole[1] - width, 0, whole[0] - height))
+        return images.expand(self.settings.channels, -1, -1, -1)
 
     def pad_time(self, images: np.ndarray, padding: tuple[int, int]) -> np.ndarray:
         """Normalised frames [..., n, H, W] with (before, after) frames more: zeros, or those at the ends."""

@@ -1,5 +1,6 @@
 """Pd and Fa by the distance between centres, at many thresholds: one rule for mask and for box detectors."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,12 +56,11 @@ class CentroidPdFa(ThresholdRule):
             raise UserError("a score is nan: check the checkpoint and the input frames")
         # What a threshold leaves is the beginning of the order of scores, so one matching serves them all.
         found = find_targets(scores, responses.centres, centroids)
-        false_scores = responses.score_map(~found, outside=-np.inf)
         self.counts["true"] += count_reaching(scores[found], self.thresholds)
-        self.counts["false"] += count_reaching(false_scores.ravel(), self.thresholds)
+        self.counts["false"] += count_reaching(responses.pixel_scores(~found), self.thresholds)
         self.counts["false_responses"] += count_reaching(scores[~found], self.thresholds)
         self.counts["targets"] += len(centroids)
-        self.counts["pixels"] += false_scores.size
+        self.counts["pixels"] += math.prod(responses.shape)
         self.counts["frames"] += 1
         self.counts["cut_frames"] += responses.lowest > MOST_CUT
 

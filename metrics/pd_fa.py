@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
-from skimage.measure import label
 
 from metrics.counting import frame_arrays, ratio
 from metrics.iou import MASKS, TARGETS, check_choice, exceeds
 from metrics.target_rules import TargetRule
+from utils.components import Components
 from utils.registry import register_metric
 
 MAX_DISTANCE = 3  # pixels between the centroids of a target and its response, exclusive
@@ -58,9 +58,9 @@ class PdFa(TargetRule):
         mask:        [H, W]; target by the rule of `target`
         """
         probability, mask = frame_arrays(probability, mask)
-        _, targets = components(TARGETS[self.target](mask))
-        areas, responses = components(exceeds(probability, self.threshold))
-        found = match(targets, responses)
+        targets = Components.of(TARGETS[self.target](mask))
+        responses = Components.of(exceeds(probability, self.threshold))
+        areas, found = responses.areas, match(targets.centroids, responses.centroids)
         if self.rule == "areas":
             false = areas[~np.isin(areas, areas[found])].sum()
         else:
@@ -79,18 +79,6 @@ class PdFa(TargetRule):
         pd = ratio(self.counts["true"], self.counts["targets"])
         fa = ratio(self.counts["false"], self.counts["pixels"])
         return {"pd": float(pd), "fa": float(fa), **self.counts}
-
-
-def components(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Areas [N] and centroids [N, 2] (row, column) of the 8-connected components of a bool map [H, W].
-
-    Components are in the raster order of their first pixels.
-    """
-    rows, cols = np.divmod(np.flatnonzero(pixels), pixels.shape[1])
-    component = label(pixels, connectivity=2)[rows, cols] - 1
-    areas = np.bincount(component)
-    sums = np.stack([np.bincount(component, rows), np.bincount(component, cols)], axis=1)
-    return areas, sums / areas[:, None]
 
 
 def match(targets: np.ndarray, responses: np.ndarray) -> list[int]:

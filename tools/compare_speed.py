@@ -1,8 +1,9 @@
 """Measure this project against the plain way of doing the same: `python tools/compare_speed.py`.
 
 Inference and training of each network against its plain modules in tests/naive_*.py, in fresh processes that
-take turns; clips, losses and scores against their plain forms, side by side in one process. Outputs are
-compared; ratios are of medians. speed_<model>.py beside this file says what is measured.
+take turns; clips, losses and scores against their plain forms, side by side in one process ("data": loading
+and scoring, for all networks). Outputs are compared; ratios are of medians. speed_<model>.py beside this file
+says what is measured.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import speed_data  # noqa: E402
 import speed_deeppro  # noqa: E402
 import speed_rprnet  # noqa: E402
 import speed_stmenet  # noqa: E402
@@ -30,7 +32,7 @@ from utils.files import check_writable, write_json  # noqa: E402
 
 # IN_TURNS of a module: functions of "naive" or "ours" that return (seconds, values to compare). TOGETHER:
 # functions of the number of rounds that compare the outputs and return the seconds of each side.
-MODELS = {"DeepPro": speed_deeppro, "RPRNet": speed_rprnet, "STMENet": speed_stmenet}
+MODELS = {"DeepPro": speed_deeppro, "RPRNet": speed_rprnet, "STMENet": speed_stmenet, "data": speed_data}
 RATIOS = {
     "ratio": ("naive", "ours"),
     "ratio, our allocator on both sides": ("naive, our allocator", "ours"),

@@ -1,19 +1,19 @@
 """What a detector found in a frame, as a map, as boxes or as responses, so that any metric can score it.
 
 A box is x1, y1, x2, y2 in pixels counted from 0, x2 and y2 exclusive; a centre is row, column, whole numbers
-in the middle of pixels. Components are 8-connected, in the raster order of their first pixels.
+in the middle of pixels. utils/components.py says what components are, and their order.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.ndimage import find_objects
-from skimage.measure import label
 
+from utils.components import Components
 from utils.grid import EXACT, Grid
 
 ROUNDING = 1e-5  # what a resized map may lie above 1
@@ -31,33 +31,52 @@ class Geometry(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Responses:
+class Responses(ABC):
     """The N things that a detector found in one frame.
 
     scores:  float64 [N]
     centres: float64 [N, 2], row and column
-    regions: for each, what indexes its pixels in a map of `shape`
     shape:   height and width of the frame
     lowest:  the score below which the detector lists none
     """
 
     scores: np.ndarray
     centres: np.ndarray
-    regions: Sequence[Any]
     shape: tuple[int, int]
-    lowest: float = 0.0
+    lowest: float
+
+    @abstractmethod
+    def pixel_scores(self, chosen: np.ndarray) -> np.ndarray:
+        """Of each pixel that one of the chosen responses, bool [N], covers the largest score of such; [P]."""
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentResponses(Responses):
+    """The components of a map; no pixel is in two of them."""
+
+    components: Components
+
+    def pixel_scores(self, chosen: np.ndarray) -> np.ndarray:
+        return np.repeat(self.scores[chosen], self.components.areas[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class BoxResponses(Responses):
+    """Boxes, which may overlap; regions: for each the rows and columns of its pixels."""
+
+    regions: Sequence[tuple[slice, slice]]
 
     def score_map(self, chosen: np.ndarray, outside: float) -> np.ndarray:
-        """Per pixel the largest score of the responses that cover it, float64 [H, W].
-
-        chosen:  bool [N], the responses that take part
-        outside: the value where there is none
-        """
+        """Per pixel the largest score of the chosen boxes that cover it, else `outside`; float64 [H, W]."""
         out = np.full(self.shape, outside, np.float64)
         order = np.argsort(self.scores, kind="stable")
         for place in order[chosen[order]]:
             out[self.regions[place]] = self.scores[place]
         return out
+
+    def pixel_scores(self, chosen: np.ndarray) -> np.ndarray:
+        scores = self.score_map(chosen, outside=-np.inf)
+        return scores[scores > -np.inf]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +120,16 @@ class MapPrediction:
         return None
 
     @cached_property
-    def responses(self) -> Responses:
+    def responses(self) -> ComponentResponses:
         """The components, with their centroids and their own pixels."""
-        pixels = components(self.map > np.float64(self.threshold))  # a bare number would be rounded
-        scores = np.array([self.map[p].max() for p in pixels], np.float64)
-        return Responses(scores, centroids_of(pixels), pixels, self.map.shape, self.threshold)
+        found = Components.of(self.map > np.float64(self.threshold))  # a bare number would be rounded
+        scores = found.largest(self.map)
+        return ComponentResponses(scores, found.centroids, self.map.shape, self.threshold, found)
 
     @cached_property
     def boxes(self) -> np.ndarray:
         """The components as boxes and scores, float64 [N, 5]."""
-        return np.column_stack([boxes_of(self.responses.regions), self.responses.scores])
+        return np.column_stack([self.responses.components.boxes, self.responses.scores])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +174,11 @@ class BoxPrediction:
         return self.responses.score_map(np.ones(len(self.boxes), bool), outside=0).astype(np.float32)
 
     @cached_property
-    def responses(self) -> Responses:
+    def responses(self) -> BoxResponses:
         """The boxes with their centres."""
         x1, y1, x2, y2, scores = self.boxes.T
         centres = np.stack([y1 + y2 - 1, x1 + x2 - 1], axis=1) / 2
-        return Responses(scores, centres, covered(self.boxes, self.shape), self.shape)
+        return BoxResponses(scores, centres, self.shape, 0.0, covered(self.boxes, self.shape))
 
 
 Prediction = MapPrediction | BoxPrediction
@@ -192,7 +211,7 @@ def filled(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def component_boxes(mask: np.ndarray) -> np.ndarray:
     """The boxes around the components of a mask [H, W] with targets above 0, float64 [N, 4]."""
-    return boxes_of(components(np.asarray(mask) > 0))
+    return Components.of(np.asarray(mask) > 0).boxes
 
 
 def lengthened(boxes: np.ndarray, min_side: float) -> np.ndarray:
@@ -203,28 +222,4 @@ def lengthened(boxes: np.ndarray, min_side: float) -> np.ndarray:
 
 def component_centroids(mask: np.ndarray) -> np.ndarray:
     """Row and column of the centroids of the components of a mask [H, W] with targets above 0, [N, 2]."""
-    return centroids_of(components(np.asarray(mask) > 0))
-
-
-Pixels = tuple[np.ndarray, np.ndarray]  # rows, columns
-
-
-def components(mask: np.ndarray) -> list[Pixels]:
-    """The pixels of each component of a bool map [H, W]."""
-    labels = label(mask, connectivity=2)
-    found = []
-    for number, (rows, cols) in enumerate(find_objects(labels), start=1):
-        inside = np.nonzero(labels[rows, cols] == number)
-        found.append((inside[0] + rows.start, inside[1] + cols.start))
-    return found
-
-
-def boxes_of(pixels: Sequence[Pixels]) -> np.ndarray:
-    """The box around each of N sets of pixels, float64 [N, 4]."""
-    corners = [(cols.min(), rows.min(), cols.max() + 1, rows.max() + 1) for rows, cols in pixels]
-    return np.array(corners, np.float64).reshape(-1, 4)
-
-
-def centroids_of(pixels: Sequence[Pixels]) -> np.ndarray:
-    """The mean row and column of each of N sets of pixels, float64 [N, 2]."""
-    return np.array([(rows.mean(), cols.mean()) for rows, cols in pixels], np.float64).reshape(-1, 2)
+    return Components.of(np.asarray(mask) > 0).centroids

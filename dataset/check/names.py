@@ -9,9 +9,12 @@ from collections.abc import Sequence as Items
 import numpy as np
 
 from dataset.check.findings import Finding
+from dataset.files import folders_of, stems_of
 from dataset.published import differences
 from dataset.sequence import Sequence, SequenceSet
 from dataset.truth import is_box_in_frame, is_point_in_frame
+
+NUMBERED = re.compile(r"(.*?)(\d+)")  # the names of frames that count
 
 
 def check_names(data: SequenceSet, targets: int | None = None) -> Iterator[Finding]:
@@ -38,7 +41,9 @@ def check_annotations(data: SequenceSet) -> Iterator[Finding]:
 
 def check_shared(train: SequenceSet, test: SequenceSet) -> Iterator[Finding]:
     """Yields the sequences of the test split that share files with the training split."""
-    trained = {path: sequence.name for sequence in train for path in sequence.images}
+    tested = {folder for sequence in test for folder in folders_of(sequence.images)}
+    beside = [sequence for sequence in train if not tested.isdisjoint(folders_of(sequence.images))]
+    trained = {path for sequence in beside for path in sequence.images}
     for sequence in test:
         shared = [path for path in sequence.images if path in trained]
         if shared:
@@ -51,7 +56,7 @@ def check_shared(train: SequenceSet, test: SequenceSet) -> Iterator[Finding]:
 
 def frame_numbers(sequence: Sequence) -> list[int] | None:
     """The numbers at the end of the frames' names, or None where these are not one text and a number each."""
-    found = [re.fullmatch(r"(.*?)(\d+)", path.stem) for path in sequence.images]
+    found = [NUMBERED.fullmatch(stem) for stem in stems_of(sequence.images)]
     if not all(found) or len({match[1] for match in found}) != 1:
         return None
     return [int(match[2]) for match in found]

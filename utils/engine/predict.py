@@ -18,6 +18,7 @@ class Video(Geometry, Protocol):
     """A sequence at test time, as dataset.video.TestVideo."""
 
     name: str
+    device: torch.device
 
     def motion(self, index: int) -> Motion:
         """How the background moved from the frame before to one."""
@@ -79,6 +80,8 @@ def predict_video(
     have in common once, or carries a state through the video.
     """
     model.eval()
+    if runtime.device.type == "cuda":
+        video.device = runtime.device  # its frames are sent as they are, and normalised there
     step = model.stream() if hasattr(model, "stream") else lambda clip, _: model(clip)
     by_clip = late_outputs if getattr(model, "streams_late", False) else clip_outputs
     fusion = WindowFusion()

@@ -142,6 +142,7 @@ def evaluate(
     for video in tqdm(videos, "test", unit="sequence", leave=False, disable=None):
         metrics = {key: metric.create() for key, metric in chosen.items() if key not in misfits}
         lacks, frames = dict(misfits), 0
+        video.expect(kinds_of(grids))
         for index, prediction in predict(video):
             views = frame_views(video, index, prediction, grids)
             frames += 1
@@ -170,6 +171,12 @@ def kinds_by_grid(metrics: Iterable[Any]) -> dict[Grid, set[str]]:
     return grids
 
 
+def kinds_of(grids: Mapping[Grid, set[str]]) -> set[str]:
+    """The kinds of truth that are read of a frame, for the metrics of all grids."""
+    others = set().union(*(kinds for grid, kinds in grids.items() if grid != EXACT)) - {"round_trip_mask"}
+    return grids[EXACT] | others
+
+
 def frame_views(
     video: Any, index: int, prediction: Prediction, grids: Mapping[Grid, set[str]]
 ) -> dict[Grid, tuple[Prediction | None, dict[str, Any]]]:
@@ -177,8 +184,7 @@ def frame_views(
 
     grids: as from `kinds_by_grid`
     """
-    others = set().union(*(kinds for grid, kinds in grids.items() if grid != EXACT)) - {"round_trip_mask"}
-    exact = video.truth(index, grids[EXACT] | others)
+    exact = video.truth(index, kinds_of(grids))
     return {
         grid: (prediction, exact)
         if grid == EXACT
