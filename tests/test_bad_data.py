@@ -147,7 +147,7 @@ def test_a_file_of_another_size_is_refused_in_every_view(uneven, view, task):
         return list(video_of(data[0], data, **settings))
 
     def score():
-        return [video_of(data[0], data, **settings).truth(1, ("boxes", "centroids"))]
+        return [video_of(data[0], data, **settings).truth(1, ("boxes", "centroid_map"))]
 
     for take, kinds in ((train, ("images", "masks")), (see, ("images",)), (score, ("masks", "centroids"))):
         if kind in kinds:
