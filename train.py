@@ -76,7 +76,7 @@ def build_run(args: argparse.Namespace, model: Entry, dataset: Entry) -> Trainin
         labelled = ValidationClips(held, recipe, task, cache)
         return labelled, batches_of(labelled, recipe), loss
 
-    validation = Validation(videos, lines, recipe, task, SOURCES, label)
+    validation = Validation(videos, lines, recipe, task, SOURCES, label, create_model)
     validation.check(dataset.name)
     clips = TrainingClips(training, recipe, task, cache)
     try_first_clips(partial(create_model, model.name, **recipe.model), task, recipe.view, clips, videos)

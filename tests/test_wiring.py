@@ -19,7 +19,7 @@ from utils.checkpoint import read_checkpoint
 from utils.engine.optim import AveragedWeights
 from utils.engine.run import Validation
 from utils.errors import UserError
-from utils.registry import DATASETS, MODELS
+from utils.registry import DATASETS, MODELS, register_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -164,6 +164,28 @@ def test_each_epoch_trains_its_own_clips_after_the_validation_of_the_one_before(
         for batch, clip in enumerate(seen[STEPS * epoch : STEPS * (epoch + 1)]):
             drawn = [clips[epoch, index]["clip"] for index in order[4 * batch : 4 * batch + 4]]
             assert torch.equal(clip, torch.stack(drawn)), (epoch, batch)
+
+
+class ToyNowhere(torch.nn.Module):
+    """Finds nothing in a frame."""
+
+    def forward(self, clip):
+        return {"logits": clip[:, 0]}
+
+    def decode(self, raw):
+        return torch.zeros_like(raw["logits"])
+
+
+def test_epochs_are_scored_with_what_confirms(tiny_data, tmp_path):
+    register_model("ToyNowhere", recipe={"view": {"frames": 1}}, rename={})(ToyNowhere)
+    found = []
+    for confirm in ("", "ToyNowhere"):
+        settings = {"epochs": 1, "threshold": 0.01, "confirm": confirm}
+        (line,) = record_of(trained(tiny_data, tmp_path / (confirm or "alone"), settings))
+        found.append(line)
+    alone, confirmed = found
+    assert alone["fa"] > 0 and alone["loss"] == confirmed["loss"]
+    assert confirmed["fa"] == confirmed["pd"] == confirmed["iou"] == 0
 
 
 def test_every_term_of_the_loss_is_recorded(rich):

@@ -57,6 +57,8 @@ BASE = {  # what a call needs besides what all take
     ],
     "test.py": ["--model_names", "TopHat", "--device", "cpu"],
     "predict.py": ["--dataset_names", "Synthetic", "--device", "cpu"],
+    "tools/compare_moving.py": ["--sequences", "Synthetic=data", "--detectors", "TopHat"],
+    "tools/measure_predict.py": ["data/Synthetic/Sequence1"],
     "tools/convert_annotations.py": ["--source", "list.txt", "--to", "coco", "--size", "9x9"],
 }
 CONTRADICTIONS = (
@@ -157,7 +159,9 @@ def base_flags(command: str, parser: Parser, folder: Path) -> list[str]:
     if command == "predict.py":
         del given["--log_dir"]  # which has no effect beside --out
     flags = [word for flag, path in given.items() if flag in known for word in (flag, str(path))]
-    return flags + [str(folder / w) if w == "list.txt" else w for w in BASE.get(command, [])]
+    places = {word: str(folder / word) for word in ("list.txt", "data/Synthetic/Sequence1")}
+    places["Synthetic=data"] = f"Synthetic={folder / 'data'}"
+    return flags + [places.get(word, word) for word in BASE.get(command, [])]
 
 
 # ---------------------------------------------------------------- what is wrong

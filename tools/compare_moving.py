@@ -237,6 +237,8 @@ def table_of(rows: list[dict[str, Any]]) -> str:
 
 def rows_before(path: Path, machine: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of an earlier call. Raises UserError where they cannot stand beside new ones."""
+    if not path.exists():
+        raise UserError(f"--add: there is no {path} yet; leave --add out")
     content = read_json(path, "an earlier comparison")
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise UserError(f"{path} is no file of this tool; leave --add out, or choose another --out")

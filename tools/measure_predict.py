@@ -23,11 +23,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import predict  # noqa: E402
 from dataset.sources import open_sources  # noqa: E402
 from utils.cli import Parser, number  # noqa: E402
 from utils.engine.cost import machine_facts, peak_mebibytes  # noqa: E402
 from utils.errors import UserError, run_command  # noqa: E402
 from utils.files import check_writable, read_json, write_json  # noqa: E402
+from utils.recipe.fields import shown  # noqa: E402
 
 RATE = 25  # frames a second of the videos
 MOST = 300  # frames of a source that are played
@@ -73,8 +75,6 @@ def measured(video: Path, folder: Path, flags: list[str]) -> dict[str, Any]:
 
 def run_child(arguments: list[str]) -> None:
     """The other side of `measured`."""
-    import predict
-
     predict.main(arguments)
     print(json.dumps(peak_mebibytes(torch.device("cpu"))))
 
@@ -103,7 +103,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=count, default=3, help="runs of each (default: %(default)s)")
     add("--flag", action="append", default=[], dest="flags", help="of predict.py, as --flag=--no-overlay")
     add("--out", type=Path, default=Path("log/benchmarks/predict.json"), help="JSON file, which is added to")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    others = predict.parse(["video", *args.flags]).sources[1:]
+    if others:
+        parser.error(f"--flag {shown(others[0])} is no flag of predict.py; measured are the sources alone")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from utils.engine.best import LABELS, RULES, MeanFigure, Measure, Rule
 from utils.engine.predict import predict_video
 from utils.engine.runtime import Runtime
 from utils.engine.score import figure_names, score_set
+from utils.engine.stages import confirmed
 from utils.errors import UserError
 from utils.recipe.schema import Recipe
 from utils.task import Task
@@ -26,6 +27,7 @@ class Validation:
     lines:   of the protocol, see metrics.protocols
     sources: by kind of truth, the fields of a sequence of which any gives it
     label:   makes (clips of these sequences with targets, batches of them, the loss of the training)
+    create_model: makes the model that confirms what the network finds, by its name
     """
 
     videos: list
@@ -34,6 +36,7 @@ class Validation:
     task: Task
     sources: Mapping[str, tuple[str, ...]]
     label: Callable[[], tuple[Dataset, Sampler, Callable]]
+    create_model: Callable[..., nn.Module]
 
     # ---------------------------------------------------------------- what chooses the best checkpoint
 
@@ -75,7 +78,11 @@ class Validation:
         return {"best": self.best, "is": text, "better": self.rule.better}
 
     def check(self, dataset: str) -> None:
-        """Raises UserError where what chooses is not computed, or not of each of the sequences."""
+        """Raises UserError where what chooses is not computed, or not of each of the sequences.
+
+        And for a model that cannot confirm.
+        """
+        confirmed(iter, self.recipe, self.create_model)
         if misfit := next((line.misfit for line in self.lines if line.misfit), ""):
             protocol = self.recipe.scoring.protocol
             raise UserError(f"the {protocol} protocol cannot validate: {misfit}, or --protocol clean")
@@ -170,6 +177,7 @@ class Validation:
 
         threshold = self.recipe.scoring.threshold
         predict = partial(predict_video, model, self.task, runtime, threshold, on_clip=measure.see_clip)
+        predict = confirmed(predict, self.recipe, self.create_model)
         groups, _ = score_set(predict, self.videos, {}, self.lines, see)
         scores: dict[str, float] = {}
         for line in reversed(self.lines):
